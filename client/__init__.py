@@ -1,0 +1,1 @@
+"""The institution's side: its policy, its ledger, its one door out, its training."""

@@ -1,0 +1,1 @@
+"""What server and institutions must agree on."""

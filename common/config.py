@@ -1,0 +1,185 @@
+"""The configuration of a run: frozen models that refuse what they do not know."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from common.data.schema import Schema
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Where the sites' records come from."""
+
+    kind: Literal["heart", "heart_flamby", "folders"] = Field(
+        description="heart and heart_flamby write four hospitals' folders from the packaged table; folders reads yours."
+    )
+    root: str | None = Field(None, description="A directory that holds one site folder per site (data=folders).")
+    normalisation: Literal["none", "site", "federated"] = Field(
+        description="none: public bounds only; site: each site's own statistics; federated: a private release, charged."
+    )
+    split_seed: int = Field(0, ge=0, description="Seed of the per-subject split, where the folder has no split column.")
+
+
+class ModelConfig(Section):
+    """The model's kind and size."""
+
+    kind: Literal["transformer", "additive"] = Field(
+        description="transformer: encoders, one fusion transformer, heads; additive: a linear logit per modality, summed."
+    )
+    width: int = Field(16, ge=2, le=4096, description="Width of every token.")
+    layers: int = Field(1, ge=1, le=48, description="Layers of the fusion transformer.")
+    heads: int = Field(2, ge=1, le=64, description="Attention heads; must divide width.")
+    feedforward: int = Field(32, ge=2, description="Width of the feed-forward layer of a block.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"model.heads must divide model.width, got {self.heads} and {self.width}")
+        return self
+
+
+class FusionConfig(Section):
+    """Who may attend to whom in the fusion transformer."""
+
+    kind: Literal["early", "late", "hybrid", "bottleneck", "perceiver", "cross"] = Field(description="Fusion policy.")
+    hybrid_layers: int = Field(1, ge=0, description="Layers with own-modality attention before all meet (hybrid).")
+    latents: int = Field(4, ge=1, le=512, description="Bottleneck or latent tokens (bottleneck, perceiver).")
+    query: str | None = Field(None, description="The modality that reads the others (cross); default: the first.")
+
+
+class ObjectiveConfig(Section):
+    """What the sites minimise."""
+
+    kind: Literal["classification"] = Field(description="Objective; classification is per example.")
+    task: str = Field(description="Task of the site folders to learn.")
+    auxiliary_weight: float = Field(0.3, ge=0, le=10, description="Weight of the per-modality auxiliary losses.")
+    modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance to hide a present modality in training.")
+    learning_rate: Positive = Field(description="Learning rate of the sites' SGD steps.")
+    weight_decay: float = Field(0.0, ge=0, description="L2 pull towards zero in every local step.")
+    batch_subjects: int = Field(64, ge=1, description="Expected subjects a step where privacy is off.")
+
+
+class PrivacyConfig(Section):
+    """What each subject is promised, and how the budget is divided."""
+
+    kind: Literal["subject", "none"] = Field(description="subject: DP per subject at every site; none: no DP at all.")
+    engine: Literal["opacus"] = Field("opacus", description="How per-subject gradients are computed.")
+    epsilon: Positive = Field(8.0, description="Budget of one run for the subject who pays most, all releases together.")
+    delta: Share = Field(1e-3, lt=1, description="Delta of the same budget; must be below 1 / subjects of every site.")
+    clip_norm: Positive = Field(1.0, description="L2 bound of one subject's joint gradient over all blocks.")
+    sampling_rate: Share = Field(1.0, description="Poisson chance of a subject to be in a step.")
+    steps_per_round: int = Field(1, ge=1, description="Noisy steps of a site in a round, fixed and public.")
+    declared_subjects: int = Field(
+        ge=1, description="Public size of a typical site; divides the noisy sums, never the site's true number."
+    )
+    normalisation_share: float = Field(
+        0.1, gt=0, lt=1, description="Part of epsilon for federated normalisation statistics (training cohort)."
+    )
+    audit_share: float = Field(0.5, gt=0, lt=1, description="Part of epsilon for the audit (test cohort); rest: evaluation.")
+    test_noise_seed: int | None = Field(
+        None, description="Deterministic noise. Refused outside tests (FEDMOSAIC_TESTING=1): it protects nobody."
+    )
+
+
+class SecaggConfig(Section):
+    """How updates are hidden from the server."""
+
+    kind: Literal["masked", "none"] = Field(description="masked: secure aggregation; none: for comparisons only.")
+    k_min: int = Field(3, ge=2, description="Smallest number of sites in any sum.")
+    bound: Positive = Field(8.0, description="Largest magnitude of one encoded coordinate; larger ones are cut.")
+
+
+class ServerOptimizerConfig(Section):
+    """The torch.optim optimizer on the averaged update."""
+
+    kind: Literal["sgd", "adam", "adagrad"] = Field(description="sgd with lr 1 is FedAvg; adam is FedAdam.")
+    lr: Positive = Field(1.0, description="Server learning rate.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum (sgd) or first-moment decay (adam, when above 0).")
+
+
+class FederationConfig(Section):
+    """How sites' contributions become one model."""
+
+    aggregator: Literal["mean", "median"] = Field(
+        "mean", description="mean by block, secure; median needs single updates, so only with secagg=none."
+    )
+    server_optimizer: ServerOptimizerConfig
+    average_last: float = Field(
+        0.0, ge=0, le=1, description="Part of the last rounds whose released models are averaged into the final one."
+    )
+    proximal: float = Field(0.0, ge=0, description="FedProx mu in the sites' steps; 0 is FedAvg.")
+    personal: tuple[str, ...] = Field((), description="Blocks (names or prefixes) that stay at the site.")
+
+
+class SiteConfig(Section):
+    """Simulated institutions."""
+
+    state: str | None = Field(None, description="Where simulated sites keep ledgers, keys, caches; default: the run folder.")
+    lifetime_epsilon: Positive = Field(
+        20.0, description="Lifetime budget that `simulate` writes into a new simulated site's policy."
+    )
+
+
+class EngineConfig(Section):
+    """How the apps are run."""
+
+    kind: Literal["inprocess", "flower"] = Field(description="inprocess: our Grid; flower: Flower's simulation runtime.")
+    workers: int = Field(0, ge=0, le=64, description="Worker processes (inprocess); 0 runs the sites in this process.")
+
+
+class AuditConfig(Section):
+    """What the closing audit looks at."""
+
+    attributes: tuple[str, ...] = Field((), description="Attributes of the site folders to audit by.")
+    threshold: float = Field(0.5, gt=0, lt=1, description="Score from which a subject counts as positive.")
+    min_cell: int = Field(11, ge=2, description="Groups with fewer subjects are suppressed.")
+    score_bins: int = Field(10, ge=2, le=100, description="Bins of the score histograms.")
+
+
+class Config(Section):
+    """One run, fully resolved."""
+
+    experiment: str = Field(pattern=r"^[a-z0-9_]+$", description="Name of the experiment; also the run folder's parent.")
+    seed: int = Field(0, ge=0, description="Seed of everything but privacy noise.")
+    rounds: int = Field(ge=1, le=100_000, description="Training rounds.")
+    data: DataConfig
+    model: ModelConfig
+    fusion: FusionConfig
+    objective: ObjectiveConfig
+    privacy: PrivacyConfig
+    secagg: SecaggConfig
+    federation: FederationConfig
+    audit: AuditConfig = AuditConfig()  # type: ignore[call-arg]
+    site: SiteConfig = SiteConfig()  # type: ignore[call-arg]
+    engine: EngineConfig
+    drop: tuple[Annotated[str, Field(pattern=r"^[\w.-]+@\d+$")], ...] = Field(
+        (), description="Scenario: sites that fail in a round, as site@round."
+    )
+    honesty: str = Field("", description="Which parts of the data are real, paired, split or simulated; printed.")
+    data_schema: Schema | None = Field(None, description="Public schema of the federation; filled in from the site folders.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.secagg.kind == "masked" and self.federation.aggregator == "median":
+            raise ValueError(
+                "federation.aggregator=median needs single updates, which secagg=masked hides; use mean, or secagg=none"
+            )
+        if self.data.kind == "folders" and self.data.root is None:
+            raise ValueError("data=folders needs data.root=DIR, the directory that holds one folder per site")
+        return self
+
+    def hash(self) -> str:
+        """Name this configuration: SHA-256 of its canonical JSON, in hex."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

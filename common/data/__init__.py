@@ -1,0 +1,1 @@
+"""Site folders, their readers, and the batch."""

@@ -1,0 +1,1 @@
+"""Group metrics and intervals from released tables."""

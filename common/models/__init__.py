@@ -1,0 +1,1 @@
+"""Encoders, the one fusion transformer, heads."""

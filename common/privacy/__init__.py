@@ -1,0 +1,1 @@
+"""Privacy plans, accounting and noise."""

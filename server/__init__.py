@@ -1,0 +1,1 @@
+"""The server: rounds, sums, evaluation; trusted by nobody."""

@@ -1,0 +1,1 @@
+"""Writers of site folders from packaged data."""
