@@ -1,0 +1,82 @@
+"""Where an institution keeps what is its own: data, keys, policy, ledger, rounds in flight, log."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SITES_VARIABLE = "FEDMOSAIC_SITES"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One institution on this machine: its data folder and its state folder."""
+
+    name: str
+    folder: Path
+    state: Path
+
+    @property
+    def identity_path(self) -> Path:
+        """The Ed25519 identity key, made here, 0600."""
+        return self.state / "identity.pem"
+
+    @property
+    def roster_path(self) -> Path:
+        """The consortium's signed roster, pinned."""
+        return self.state / "roster.bin"
+
+    @property
+    def policy_path(self) -> Path:
+        """The institution's own floor."""
+        return self.state / "policy.yaml"
+
+    @property
+    def ledger_path(self) -> Path:
+        """The privacy ledger."""
+        return self.state / "ledger.sqlite"
+
+    def run_folder(self, run: str) -> Path:
+        """What this site keeps of one run: its enrolment, its stages, its personal blocks."""
+        if not run or not all(letter.isalnum() or letter in "-_" for letter in run):
+            raise ValueError("a run's name holds letters, digits, - and _ only")
+        return self.state / "runs" / run
+
+    def log(self, event: str, **facts: str | int | float) -> None:
+        """Append one line to the institution's own log, which never leaves it."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
+        handle = os.open(self.state / "log.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(handle, f"{line}\n".encode())
+        finally:
+            os.close(handle)
+
+    def logged(self, event: str) -> tuple[dict[str, str | int | float], ...]:
+        """The log's lines of one kind, oldest first."""
+        path = self.state / "log.jsonl"
+        if not path.exists():
+            return ()
+        lines = (json.loads(line) for line in path.read_text().splitlines())
+        return tuple(line for line in lines if line["event"] == event)
+
+
+def site_of(node_config: Mapping[str, object]) -> Site:
+    """Find this node's institution in the node's own configuration, never in the run's.
+
+    A deployed node names `site-name`, `site-folder` and `site-state`. A simulated node of Flower's runtime has only
+    its partition number, and looks it up in the file that the environment variable FEDMOSAIC_SITES names.
+
+    Raises:
+        ValueError: the node's configuration names no institution.
+    """
+    if "site-state" in node_config:
+        entry: Mapping[str, object] = {key.removeprefix("site-"): value for key, value in node_config.items()}
+    elif "partition-id" in node_config and SITES_VARIABLE in os.environ:
+        entry = json.loads(Path(os.environ[SITES_VARIABLE]).read_text())[int(str(node_config["partition-id"]))]
+    else:
+        raise ValueError("this node's configuration names no site: it needs site-name, site-folder and site-state")
+    return Site(name=str(entry["name"]), folder=Path(str(entry["folder"])), state=Path(str(entry["state"])))

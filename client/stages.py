@@ -1,0 +1,108 @@
+"""Every stage is answered once: its reply is on disk before it leaves, and the same request gets the same bytes.
+
+Flower stores a node's context after the reply is sent, so a crash can roll it back. What must survive is here instead:
+one entry per (run, round, purpose, stage), written with O_EXCL and fsync before the reply; and the secrets of a round in
+flight, 0600, erased once the sum is revealed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.policy import Refused
+
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of one (run, round, purpose) at one site."""
+
+    folder: Path
+
+    def once(self, stage: str, request: bytes, compute: Callable[[], bytes]) -> bytes:
+        """Answer a request, or repeat the answer that was given to the very same request.
+
+        Guarantees:
+            once: at most one reply ever exists for a stage; it is durable before this function returns.
+        Raises:
+            Refused: the stage was answered already, to another request.
+        """
+        digest = hashlib.sha256(request).digest()
+        with self._alone():
+            entry = self._path(stage, "entry")
+            if not entry.exists():
+                write_durably(entry, digest + compute())
+            stored = entry.read_bytes()
+        if stored[:_DIGEST_BYTES] != digest:
+            raise Refused("replay", f"stage {stage} of {self.folder.name} was answered already, to another request")
+        return stored[_DIGEST_BYTES:]
+
+    def answered(self, stage: str) -> bool:
+        """Tell whether a stage was answered."""
+        return self._path(stage, "entry").exists()
+
+    def keep(self, name: str, secret: bytes) -> None:
+        """Keep a secret of this round until `erase`."""
+        path = self._path(name, "secret")
+        path.unlink(missing_ok=True)
+        write_durably(path, secret)
+
+    def kept(self, name: str) -> bytes:
+        """Read a secret of this round back.
+
+        Raises:
+            Refused: there is none: the stage before did not take place here, or the round is over.
+        """
+        path = self._path(name, "secret")
+        if not path.exists():
+            raise Refused("order", f"{self.folder.name} has no {name}: an earlier stage is missing, or the round is over")
+        return path.read_bytes()
+
+    def erase(self) -> None:
+        """Erase the secrets; the entries stay."""
+        for path in self.folder.glob("*.secret"):
+            path.write_bytes(b"\0" * path.stat().st_size)
+            path.unlink()
+
+    def _path(self, name: str, kind: str) -> Path:
+        return self.folder / f"{name}.{kind}"
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def write_durably(path: Path, body: bytes) -> None:
+    """Write a new file, whole or not at all, and survive a crash right after.
+
+    Raises:
+        FileExistsError: the file is there already.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)  # fails where the name is taken, as O_EXCL does, but never shows half a file
+    finally:
+        draft.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

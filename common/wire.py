@@ -1,0 +1,32 @@
+"""Messages to Flower records and back: the only file that knows record keys."""
+
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import ArrayRecord, RecordDict
+from flwr.app.message import Array
+
+from common.messages import Reply, Request, pack, unpack
+
+_RECORD = "fedmosaic"
+_BODY = "message"
+
+
+def to_records(message: Request | Reply) -> RecordDict:
+    """Wrap a message for Flower: one byte array, which Flower sends in chunks."""
+    body = np.frombuffer(pack(message), dtype=np.uint8)
+    return RecordDict({_RECORD: ArrayRecord({_BODY: Array(body)})})
+
+
+def from_records(records: RecordDict) -> Request | Reply:
+    """Unwrap a message.
+
+    Raises:
+        ValueError: the records hold no message of this protocol.
+    """
+    if set(records) != {_RECORD} or not isinstance(records[_RECORD], ArrayRecord):
+        raise ValueError("these records hold no message of this protocol")
+    arrays = records[_RECORD]
+    if set(arrays) != {_BODY}:
+        raise ValueError("these records hold no message of this protocol")
+    return unpack(arrays[_BODY].numpy().tobytes())
