@@ -1,0 +1,68 @@
+"""What the audit found, as released: every figure with its interval, every suppressed group by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.metrics.figure import Figure
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """How the model serves one group under one modality condition.
+
+    Attributes:
+        n: number of subjects, noised.
+        figures: by metric: selection_rate, tpr, fpr, ppv, accuracy, balanced_accuracy, auroc, calibration_gap.
+        suppressed: why the whole group is not shown; empty where it is shown.
+    """
+
+    attribute: str
+    group: str
+    condition: str
+    n: Figure
+    figures: dict[str, Figure]
+    suppressed: str = ""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The largest difference of a metric between two groups of an attribute under one condition.
+
+    Attributes:
+        metric: demographic_parity, equal_opportunity, equalized_odds or auroc.
+        size: its interval is simultaneous over the pairs of groups.
+        best: the group that the metric is larger for.
+        worst: the group that the metric is smaller for.
+        claim: the gap is told from zero at 95 % over all gaps of this audit together (Holm).
+        smallest_visible: the gap that this much data and this much noise would have shown.
+    """
+
+    attribute: str
+    condition: str
+    metric: str
+    size: Figure
+    best: str = ""
+    worst: str = ""
+    claim: bool = False
+    smallest_visible: float | None = None
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """A whole audit.
+
+    Attributes:
+        noise_std: standard deviation of the noise in one cell of the released table.
+        confidence: of each interval.
+        comparisons: how many gaps the claims stand against, together.
+    """
+
+    task: str
+    threshold: float
+    min_cell: int
+    noise_std: float
+    confidence: float
+    comparisons: int
+    groups: tuple[GroupFigures, ...]
+    gaps: tuple[Gap, ...]

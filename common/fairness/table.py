@@ -1,0 +1,204 @@
+"""The one integer table that evaluation and audit release: condition x group x label x score bin.
+
+Server and sites build the same layout from the public schema, so a table travels as a bare vector. Everything that the
+server later says about the model's quality is post-processing of such a vector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.data.schema import Schema
+
+EVERYONE = ("everyone", "everyone")
+# The condition `all` is the one that most is read off. Counting it twice halves its noise relative to its counts, and
+# costs the other conditions little: with 10 others, noise / weight is 1.9 instead of 3.3, theirs 3.7 instead of 3.3.
+_WEIGHT_OF_ALL = 2
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Which modalities the model may see; `weight` is how much one subject counts in this condition's cells."""
+
+    name: str
+    keep: tuple[str, ...]
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """What the cells of a table are.
+
+    Attributes:
+        groups: (attribute, level) pairs; the levels of one attribute stand together.
+        labels: the task's classes.
+        bins: binary task: score bins of equal width over [0, 1]; multiclass task: the predicted class.
+    """
+
+    task: str
+    kind: str
+    conditions: tuple[Condition, ...]
+    groups: tuple[tuple[str, str], ...]
+    labels: tuple[str, ...]
+    bins: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the table: condition, group, label, bin."""
+        return len(self.conditions), len(self.groups), len(self.labels), self.bins
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return math.prod(self.shape)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes that subjects are grouped by, in order."""
+        return tuple(dict.fromkeys(attribute for attribute, _ in self.groups))
+
+
+def conditions_of(modalities: Sequence[str], *, alone: bool = True) -> tuple[Condition, ...]:
+    """Name the modality conditions: all, each one alone (where asked), each one left out.
+
+    With a single modality there is only `all`; with two, leaving one out is having the other alone, and is not repeated.
+    """
+    everything = tuple(sorted(modalities))
+    found = [Condition("all", everything, _WEIGHT_OF_ALL if len(everything) > 1 else 1)]
+    if len(everything) == 1:
+        return tuple(found)
+    if alone:
+        found += [Condition(f"only:{name}", (name,)) for name in everything]
+    seen = {condition.keep for condition in found}
+    for name in everything:
+        rest = tuple(other for other in everything if other != name)
+        if rest not in seen:
+            found.append(Condition(f"without:{name}", rest))
+    return tuple(found)
+
+
+def evaluation_layout(schema: Schema, *, task: str, bins: int) -> TableLayout:
+    """The evaluation's table: everyone together, under every condition."""
+    return _layout(schema, task=task, bins=bins, conditions=conditions_of(tuple(schema.modalities)), groups=(EVERYONE,))
+
+
+def audit_layout(schema: Schema, *, task: str, attributes: Sequence[str], bins: int) -> TableLayout:
+    """The audit's table: the groups of each attribute, with all modalities and with each one left out.
+
+    Each modality alone is not asked for here: every further condition makes all cells noisier.
+
+    Raises:
+        ValueError: an attribute is named twice or is not in the schema.
+    """
+    for attribute in attributes:
+        if attribute not in schema.attributes:
+            raise ValueError(f"audit.attributes names {attribute!r}; the sites have {sorted(schema.attributes)}")
+    if len(set(attributes)) != len(attributes):
+        raise ValueError(f"audit.attributes names an attribute twice: {list(attributes)}")
+    groups = tuple((name, level) for name in attributes for level in schema.attributes[name].levels)
+    conditions = conditions_of(tuple(schema.modalities), alone=False)
+    return _layout(schema, task=task, bins=bins, conditions=conditions, groups=groups)
+
+
+def l2_sensitivity(layout: TableLayout) -> float:
+    """The most that adding or removing one subject moves the table, in L2 norm.
+
+    Guarantees:
+        exact: a subject with every attribute known adds `weight` to exactly one cell per condition and attribute.
+    """
+    return math.sqrt(len(layout.attributes) * sum(condition.weight**2 for condition in layout.conditions))
+
+
+def fill(
+    layout: TableLayout,
+    scores: Mapping[str, NDArray[np.floating]],
+    labels: NDArray[np.int64],
+    groups: Mapping[str, NDArray[np.int64]],
+    subjects: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Count a site's subjects into the table.
+
+    Args:
+        layout: what the cells are.
+        scores: by condition, [row, 1] chance of the second class, or [row, class] for a multiclass task.
+        labels: [row] index of the class; negative: unknown.
+        groups: by attribute, [row] index of the level; negative: unknown.
+        subjects: [row] index of the row's subject.
+
+    Returns:
+        [cell] integer counts.
+
+    Guarantees:
+        one contribution: a subject counts once per condition and attribute, whatever its number of rows: the mean of
+        its rows' scores, and its last row's label and level. A subject whose label or score is not known counts nowhere,
+        one whose level is not known does not count in that attribute.
+    """
+    table = np.zeros(layout.shape, dtype=np.int64)
+    last_row = {int(subject): row for row, subject in enumerate(subjects)}
+    distinct, rows = np.array(sorted(last_row), dtype=np.int64), np.array([last_row[s] for s in sorted(last_row)], dtype=int)
+    if not distinct.size:
+        return table.ravel()
+    label = labels[rows]
+    for number, condition in enumerate(layout.conditions):
+        means = _mean_by_subject(np.asarray(scores[condition.name], dtype=np.float64), subjects, distinct)
+        known = np.isfinite(means).all(axis=1) & (label >= 0) & (label < len(layout.labels))
+        bins = _bin_of(layout, np.where(known[:, None], means, 0.0))
+        for attribute, offset, count in _spans(layout):
+            level = np.zeros(len(rows), dtype=np.int64) if attribute == EVERYONE[0] else groups[attribute][rows]
+            counted = known & (level >= 0) & (level < count)
+            cells = (number, offset + level[counted], label[counted], bins[counted])
+            np.add.at(table, cells, condition.weight)
+    return table.ravel()
+
+
+def unflatten(layout: TableLayout, vector: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Read a vector as subjects: float64 [condition, group, label, bin]; a noised cell may be negative.
+
+    Raises:
+        ValueError: the vector's length is not the layout's.
+    """
+    if vector.shape != (layout.size,):
+        raise ValueError(f"a table of {layout.size} cells was expected, got an array of shape {vector.shape}")
+    weights = np.array([condition.weight for condition in layout.conditions], dtype=np.float64)
+    return vector.astype(np.float64).reshape(layout.shape) / weights[:, None, None, None]
+
+
+def cell_noise(layout: TableLayout, noise_std: float) -> NDArray[np.float64]:
+    """The noise's standard deviation in subjects, [condition], where the vector's is `noise_std`."""
+    return noise_std / np.array([condition.weight for condition in layout.conditions], dtype=np.float64)
+
+
+def _layout(
+    schema: Schema, *, task: str, bins: int, conditions: tuple[Condition, ...], groups: tuple[tuple[str, str], ...]
+) -> TableLayout:
+    if task not in schema.tasks:
+        raise ValueError(f"objective.task is {task!r}; the sites have {sorted(schema.tasks)}")
+    spec = schema.tasks[task]
+    width = bins if spec.kind == "binary" else len(spec.classes)
+    return TableLayout(task, spec.kind, conditions, groups, tuple(spec.classes), width)
+
+
+def _spans(layout: TableLayout) -> list[tuple[str, int, int]]:
+    """Each attribute with the index of its first group and its number of groups."""
+    names = [attribute for attribute, _ in layout.groups]
+    return [(name, names.index(name), names.count(name)) for name in layout.attributes]
+
+
+def _mean_by_subject(
+    scores: NDArray[np.float64], subjects: NDArray[np.int64], distinct: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    place = np.searchsorted(distinct, subjects)
+    total = np.zeros((len(distinct), scores.shape[1]))
+    np.add.at(total, place, scores)
+    return np.asarray(total / np.bincount(place, minlength=len(distinct))[:, None])
+
+
+def _bin_of(layout: TableLayout, means: NDArray[np.float64]) -> NDArray[np.int64]:
+    if layout.kind == "binary":
+        return np.clip(np.floor(means[:, 0] * layout.bins), 0, layout.bins - 1).astype(np.int64)
+    return np.asarray(means.argmax(axis=1), dtype=np.int64)
