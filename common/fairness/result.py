@@ -49,10 +49,22 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class ModalityGain:
+    """What a modality brings to a group: the metric with all modalities minus the metric without this one."""
+
+    attribute: str
+    group: str
+    modality: str
+    metric: str
+    size: Figure
+
+
+@dataclass(frozen=True)
 class AuditResult:
     """A whole audit.
 
     Attributes:
+        threshold: score from which a subject counts as positive: an edge between two bins.
         noise_std: standard deviation of the noise in one cell of the released table.
         confidence: of each interval.
         comparisons: how many gaps the claims stand against, together.
@@ -66,3 +78,4 @@ class AuditResult:
     comparisons: int
     groups: tuple[GroupFigures, ...]
     gaps: tuple[Gap, ...]
+    gains: tuple[ModalityGain, ...] = ()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.data.schema import Schema
 
-EVERYONE = ("everyone", "everyone")
+EVERYONE = ("", "everyone")
 # The condition `all` is the one that most is read off. Counting it twice halves its noise relative to its counts, and
 # costs the other conditions little: with 10 others, noise / weight is 1.9 instead of 3.3, theirs 3.7 instead of 3.3.
 _WEIGHT_OF_ALL = 2

@@ -1,0 +1,105 @@
+"""How far apart the groups are: the largest difference of a metric, with intervals that hold together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from statistics import NormalDist
+
+from common.fairness.result import Gap, GroupFigures
+from common.fairness.table import TableLayout
+from common.metrics.figure import Figure
+from common.metrics.interval import CONFIDENCE, Z95, combine, spread, z_of
+
+# A gap's name and the metrics whose differences it is the largest of (Hardt, Price, Srebro 2016; Fairlearn's names).
+_GAPS = {
+    "binary": {
+        "equal_opportunity": ("tpr",),
+        "equalized_odds": ("tpr", "fpr"),
+        "demographic_parity": ("selection_rate",),
+        "auroc": ("auroc",),
+    },
+    "multiclass": {"accuracy": ("accuracy",), "balanced_accuracy": ("balanced_accuracy",)},
+}
+_POWER = 0.8
+
+
+def gaps_of(layout: TableLayout, groups: tuple[GroupFigures, ...]) -> tuple[Gap, ...]:
+    """Every gap of the table: by attribute, condition and metric.
+
+    Guarantees:
+        simultaneous: a gap's interval holds over all pairs of its groups together (Bonferroni).
+        claims: over all gaps of a table without any true gap, some claim is made in at most 5 % (Holm 1979).
+    """
+    found: list[tuple[Gap, float]] = []
+    for attribute, condition in itertools.product(layout.attributes, layout.conditions):
+        members = [g for g in groups if g.attribute == attribute and g.condition == condition.name]
+        for name, metrics in _GAPS[layout.kind].items():
+            found.append(_gap(members, name, metrics))
+    return _with_claims(found)
+
+
+def _gap(members: list[GroupFigures], name: str, metrics: tuple[str, ...]) -> tuple[Gap, float]:
+    """One gap and its p-value, already multiplied by the pairs that it is the largest of."""
+    attribute, condition = members[0].attribute, members[0].condition
+    pairs = [
+        (metric, one, other)
+        for metric in metrics
+        for one, other in itertools.combinations([m for m in members if _said(m, metric)], 2)
+    ]
+    if not pairs or any(not any(metric == pair[0] for pair in pairs) for metric in metrics):
+        reason = "fewer than two groups of this attribute can be shown"
+        return Gap(attribute, condition, name, Figure(None, reason=reason)), 1.0
+    wider = z_of(len(pairs)) / Z95
+    differences = [
+        (combine((1.0, -1.0), (_widened(one.figures[metric], wider), _widened(other.figures[metric], wider))), one, other)
+        for metric, one, other in pairs
+    ]
+    lows, highs, values = zip(*(_absolute(difference) for difference, _, _ in differences), strict=True)
+    size = Figure(max(values), max(lows), min(max(highs), 1.0))
+    widest, one, other = differences[values.index(max(values))]
+    best, worst = (one, other) if spread(widest)[0] > 0 else (other, one)
+    p_value = min(min(_p_value(difference, wider * Z95) for difference, _, _ in differences) * len(pairs), 1.0)
+    deviation = max((spread(d)[2] - spread(d)[1]) / (2 * wider * Z95) for d, _, _ in differences)
+    visible = min((wider * Z95 + NormalDist().inv_cdf(_POWER)) * deviation, 1.0)
+    gap = Gap(attribute, condition, name, size, best.group, worst.group, smallest_visible=visible)
+    return gap, p_value
+
+
+def _said(member: GroupFigures, metric: str) -> bool:
+    return metric in member.figures and member.figures[metric].value is not None
+
+
+def _widened(figure: Figure, factor: float) -> Figure:
+    """Stretch an interval around its value, as a higher quantile would."""
+    value, low, high = spread(figure)
+    return Figure(value, value - factor * (value - low), value + factor * (high - value))
+
+
+def _absolute(difference: Figure) -> tuple[float, float, float]:
+    """Low, high and value of a difference's size."""
+    value, low, high = spread(difference)
+    return max(low, -high, 0.0), max(abs(low), abs(high)), abs(value)
+
+
+def _p_value(difference: Figure, z: float) -> float:
+    """Chance of so large a difference without any, by the interval's own half-width on the side of zero."""
+    value, low, high = spread(difference)
+    half = value - low if value > 0 else high - value
+    return 1.0 if half <= 0 else math.erfc(abs(value) / (half / z) / math.sqrt(2))
+
+
+def _with_claims(found: list[tuple[Gap, float]]) -> tuple[Gap, ...]:
+    """Mark the gaps that Holm's procedure tells from zero."""
+    order = sorted(range(len(found)), key=lambda index: found[index][1])
+    claims: set[int] = set()
+    said = sum(gap.size.value is not None for gap, _ in found)
+    for rank, index in enumerate(order):
+        if found[index][1] > (1 - CONFIDENCE) / max(said - rank, 1):
+            break
+        claims.add(index)
+    return tuple(
+        replace(gap, claim=index in claims and gap.size.value is not None)
+        for index, (gap, _) in enumerate(found)
+    )

@@ -1,0 +1,45 @@
+"""From the evaluation's summed, noised table to the figures that a federation without a simulator has."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.fairness.table import TableLayout, cell_noise, unflatten
+from common.metrics.confusion import confusion_figures
+from common.metrics.figure import Figure
+from common.metrics.histogram import Histogram, edge_of, figures
+from common.metrics.interval import Z95
+from common.reports.record import ReleasedTest
+
+
+def evaluation_figures(
+    layout: TableLayout, counts: NDArray[np.int64], *, noise_std: float, threshold: float
+) -> ReleasedTest:
+    """Read the model's quality, under every modality condition, off the released table.
+
+    Args:
+        layout: the evaluation's layout.
+        counts: [cell] the released sum.
+        noise_std: standard deviation of the noise that is in every cell of that sum.
+        threshold: score from which a subject counts as positive; moved to the nearest edge of a bin.
+    """
+    table, noise = unflatten(layout, counts)[:, 0], cell_noise(layout, noise_std)
+    edge = edge_of(threshold, layout.bins)
+    found = {
+        condition.name: _figures(layout, table[number], float(noise[number]), edge)
+        for number, condition in enumerate(layout.conditions)
+    }
+    weights = np.array([condition.weight**2 for condition in layout.conditions], dtype=np.float64)
+    total = float((weights * table.sum(axis=(1, 2))).sum() / weights.sum())
+    cells = len(layout.labels) * layout.bins
+    half = Z95 * math.sqrt(cells * float((weights**2 * noise**2).sum())) / float(weights.sum())
+    return ReleasedTest(Figure(total, max(total - half, 0.0), total + half), noise_std, found)
+
+
+def _figures(layout: TableLayout, counts: NDArray[np.float64], noise_std: float, edge: int) -> dict[str, Figure]:
+    if layout.kind != "binary":
+        return confusion_figures(counts, noise_std)
+    return figures(Histogram(counts, noise_std, edge))
