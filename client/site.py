@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.folder import read_spec
+from common.data.schema import FolderSpec
+
 SITES_VARIABLE = "FEDMOSAIC_SITES"
 
 
@@ -45,6 +48,10 @@ class Site:
         if not run or not all(letter.isalnum() or letter in "-_" for letter in run):
             raise ValueError("a run's name holds letters, digits, - and _ only")
         return self.state / "runs" / run
+
+    def spec(self) -> FolderSpec:
+        """The public description of the data folder (dataset.yaml); reads no record."""
+        return read_spec(self.folder)
 
     def log(self, event: str, **facts: str | int | float) -> None:
         """Append one line to the institution's own log, which never leaves it."""

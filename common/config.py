@@ -119,6 +119,7 @@ class FederationConfig(Section):
     average_last: float = Field(
         0.0, ge=0, le=1, description="Part of the last rounds whose released models are averaged into the final one."
     )
+    timeout_seconds: Positive = Field(600.0, description="Longest wait for the sites' replies to one stage.")
     proximal: float = Field(0.0, ge=0, description="FedProx mu in the sites' steps; 0 is FedAvg.")
     personal: tuple[str, ...] = Field((), description="Blocks (names or prefixes) that stay at the site.")
 

@@ -1,0 +1,179 @@
+"""What a site computes for each purpose, already clipped and noised: nothing here leaves without the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from client.enrolment import Agreement
+from client.evaluate import count_table
+from client.personal import load_personal, save_personal
+from client.policy import Refused
+from client.site import Site
+from client.train import LocalTraining, train_round
+from common.blocks import load
+from common.data.batch import Batch, assemble
+from common.data.folder import SiteData, read_site
+from common.data.normalise import Normaliser, from_bounds, from_site, from_sums, normalisation_vector
+from common.data.schema import Schema
+from common.messages import Task
+from common.models.model import build_model
+from common.privacy.noise import NoiseSource, os_noise, share_std, test_noise
+from common.releases import from_fixed_point, schema_of, table_layout, to_fixed_point
+from common.seeds import numpy_generator
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A site's part of a sum: real vectors by block [parameter], integer tables by block [cell], and its weight."""
+
+    reals: dict[str, np.ndarray] = field(default_factory=dict)
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything a computation may look at: the site, what it agreed to, the request, and how many add noise with it."""
+
+    site: Site
+    agreement: Agreement
+    task: Task
+    honest: int
+
+    @property
+    def schema(self) -> Schema:
+        """The federation's schema."""
+        return schema_of(self.agreement.config)
+
+    def noise(self) -> NoiseSource:
+        """This round's privacy noise: from the operating system, except in tests."""
+        where = (self.site.name, self.task.round, self.task.purpose)
+        seed = self.agreement.config.privacy.test_noise_seed
+        if seed is not None:
+            return test_noise(seed, *where)
+        return os_noise(self.site.name, self.task.run, self.task.round, self.task.purpose)
+
+    def rounding(self, size: int) -> np.ndarray:
+        """Uniforms in [0, 1) for stochastic rounding, which happens after the noise.
+
+        Without privacy they come from the experiment's seed, so that such a run can be repeated to the bit.
+        """
+        config = self.agreement.config
+        if self.agreement.plan is None:
+            return numpy_generator(config.seed, "rounding", self.site.name, self.task.purpose, self.task.round).random(size)
+        return self.noise().uniform("rounding", size)
+
+    def data(self) -> SiteData:
+        """The site's records; refused where delta is no longer small against the number of subjects."""
+        data = site_data(self.site.folder, self.agreement.config.data.split_seed)
+        plan = self.agreement.plan
+        if plan is not None and plan.delta * len(data.subjects) >= 1:
+            raise Refused("delta", f"delta {plan.delta} is not below 1 / {len(data.subjects)} subjects")
+        return data
+
+    def normaliser(self) -> Normaliser:
+        """How values are scaled, as the run says."""
+        kind = self.agreement.config.data.normalisation
+        if kind == "site":
+            return from_site(self.data(), self.schema)
+        if kind == "federated" and "sums" in self.task.normalisation:
+            return from_sums(self.schema, from_fixed_point(self.task.normalisation["sums"]))
+        if kind == "federated":
+            raise Refused("malformed", "the request carries no normalisation sums")
+        return from_bounds(self.schema)
+
+    def batch(self, split: str) -> Batch:
+        """All records of one cohort."""
+        data = self.data()
+        rows = np.flatnonzero(data.split[data.row_subject] == split)
+        return assemble(data, self.schema, self.normaliser(), rows)
+
+    def model(self) -> nn.Module:
+        """The model as the request's weights and the site's own personal blocks make it."""
+        config = self.agreement.config
+        model = build_model(config, self.schema, seed=config.seed)
+        load(model, {**self.task.weights, **load_personal(self.site, self.task)})
+        return model
+
+
+@lru_cache(maxsize=64)
+def _read(folder: Path, split_seed: int, _stamp: tuple[int, ...]) -> SiteData:
+    return read_site(folder, split_seed=split_seed)
+
+
+def site_data(folder: Path, split_seed: int) -> SiteData:
+    """Read a site's folder, once for as long as its files do not change."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return _read(folder, split_seed, tuple(path.stat().st_mtime_ns for path in files))
+
+
+def contribute(work: Work) -> Contribution:
+    """Compute the contribution that a request asks for."""
+    return CONTRIBUTIONS[work.task.purpose](work)
+
+
+def _training(work: Work) -> Contribution:
+    config, plan = work.agreement.config, work.agreement.plan
+    batch = work.batch("train")
+    training = LocalTraining(
+        task=config.objective.task,
+        auxiliary_weight=config.objective.auxiliary_weight,
+        modality_dropout=config.objective.modality_dropout,
+        learning_rate=config.objective.learning_rate,
+        weight_decay=config.objective.weight_decay,
+        proximal=config.federation.proximal,
+        steps=config.privacy.steps_per_round,
+        batch_subjects=config.objective.batch_subjects,
+        seed=config.seed,
+        site=work.site.name,
+        round=work.task.round,
+        plan=plan,
+    )
+    model = work.model()
+    update = train_round(model, batch, training, work.noise())
+    held = held_shared_blocks(work, tuple(update))
+    save_personal(work.site, work.task, model, config.federation.personal)
+    # A site's true size is not for others: under DP every site weighs 1, and its size acts through its clipped sum.
+    weight = 1.0 if plan is not None else len(work.data().subjects_of("train")) / config.privacy.declared_subjects
+    return Contribution(reals={block: update[block] for block in held}, weight=weight)
+
+
+def _normalisation(work: Work) -> Contribution:
+    sums = normalisation_vector(work.data(), work.schema, "train")
+    return _noised_table(work, to_fixed_point(sums))
+
+
+def _count_subjects(work: Work) -> Contribution:
+    layout = table_layout(work.agreement.config, work.task.purpose)
+    return _noised_table(work, count_table(work.model(), work.batch("test"), layout))
+
+
+def _noised_table(work: Work, table: np.ndarray) -> Contribution:
+    """Add this site's share of the planned noise, so that the guaranteed honest sites carry all of it."""
+    release = work.agreement.count_release(work.task.purpose)
+    if release is not None:
+        std = share_std(release.l2_sensitivity, release.noise_multiplier, work.honest)
+        table = table + work.noise().discrete_gaussian(work.task.purpose, std, table.size)
+    return Contribution(counts={work.task.purpose: table})
+
+
+def held_shared_blocks(work: Work, blocks: tuple[str, ...]) -> tuple[str, ...]:
+    """The blocks that this site holds and shares."""
+    from common.blocks import held_blocks, is_personal  # noqa: PLC0415
+
+    held = held_blocks(blocks, work.data().held)
+    return tuple(block for block in held if not is_personal(block, work.agreement.config.federation.personal))
+
+
+CONTRIBUTIONS: dict[str, Callable[[Work], Contribution]] = {
+    "training": _training,
+    "normalisation": _normalisation,
+    "evaluation": _count_subjects,
+    "audit": _count_subjects,
+}

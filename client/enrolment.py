@@ -1,0 +1,112 @@
+"""What a site agreed to for one run: the configuration and the plan, kept at the site, checked before anything is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from client.ledger import Ledger
+from client.policy import Policy, Refused, check, read_policy
+from client.site import Site
+from client.stages import write_durably
+from common.compose import ConfigError, validate
+from common.config import Config
+from common.messages import Enrol
+from common.privacy.plan import CountRelease, PrivacyPlan
+from common.releases import tables_of
+from common.secagg.identity import load_identity
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A run that this site agreed to; `plan` is None where the site's policy allows a run without privacy."""
+
+    run: str
+    config: Config
+    plan: PrivacyPlan | None
+    plan_hash: bytes
+
+    def count_release(self, purpose: str) -> CountRelease | None:
+        """The planned noise of a table; None where privacy is off."""
+        if self.plan is None:
+            return None
+        return next(release for release in self.plan.counts if release.purpose == purpose)
+
+
+def agree(site: Site, request: Enrol) -> Agreement:
+    """Check a run against the policy, reserve its whole budget, and keep what was agreed. No record is read.
+
+    Guarantees:
+        once: the same run with the same configuration and plan is reserved once, however often it is asked for.
+    Raises:
+        Refused: the policy or the budget says no, or the request contradicts itself.
+    """
+    agreement = _parse(request)
+    policy = read_policy(site.policy_path)
+    check(policy, agreement.config, agreement.plan)
+    if agreement.plan is not None:
+        _check_plan(agreement.config, agreement.plan)
+        with open_ledger(site, policy) as ledger:
+            ledger.reserve(agreement.run, agreement.plan_hash.hex(), agreement.plan.charges())
+    path = site.run_folder(agreement.run) / "enrolment.json"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    body = json.dumps({"run": request.run, "config": request.config, "plan": request.plan}).encode()
+    if path.exists() and path.read_bytes() != body:
+        raise Refused("replay", f"run {agreement.run} was agreed to with another configuration")
+    if not path.exists():
+        write_durably(path, body)
+    return agreement
+
+
+def agreement_of(site: Site, run: str) -> Agreement:
+    """Read back what was agreed to.
+
+    Raises:
+        Refused: this site never agreed to that run: a site that joins late is not covered by any reservation.
+    """
+    path = site.run_folder(run) / "enrolment.json"
+    if not path.exists():
+        raise Refused("not-enrolled", f"run {run} was never agreed to here")
+    return _parse(Enrol(**json.loads(path.read_text())))
+
+
+def open_ledger(site: Site, policy: Policy) -> Ledger:
+    """Open the institution's ledger with its own key."""
+    identity = load_identity(site.identity_path)
+    return Ledger.open(
+        site.ledger_path,
+        site=site.name,
+        signer=identity.sign,
+        public_key=identity.public_key,
+        delta=policy.lifetime_delta,
+        lifetime_epsilon=policy.lifetime_epsilon,
+    )
+
+
+def _parse(request: Enrol) -> Agreement:
+    try:
+        config = validate(request.config)
+        plan = PrivacyPlan.from_json(request.plan) if json.loads(request.plan) else None
+    except (ConfigError, ValueError) as error:
+        raise Refused("malformed", f"the run's configuration or plan cannot be read: {error}") from error
+    if (plan is None) != (config.privacy.kind == "none"):
+        raise Refused("plan", "the plan and privacy.kind contradict each other")
+    digest = hashlib.sha256(f"{request.config}\n{request.plan}".encode()).digest()
+    return Agreement(request.run, config, plan, digest)
+
+
+def _check_plan(config: Config, plan: PrivacyPlan) -> None:
+    """A plan is what gets charged and the configuration is what gets run: they must say the same."""
+    privacy = config.privacy
+    said = (plan.rounds, plan.steps_per_round, plan.sampling_rate, plan.clip_norm, plan.epsilon, plan.delta, plan.divisor)
+    asked = (
+        *(config.rounds, privacy.steps_per_round, privacy.sampling_rate, privacy.clip_norm),
+        *(privacy.epsilon, privacy.delta, privacy.sampling_rate * privacy.declared_subjects),
+    )
+    if said != asked:
+        raise Refused("plan", f"the plan says {said} where the configuration says {asked}")
+    tables = {purpose: (table.cohort, table.l2_sensitivity) for purpose, table in tables_of(config).items()}
+    planned = {release.purpose: (release.cohort, release.l2_sensitivity) for release in plan.counts}
+    if tables != planned or any(release.times != 1 for release in plan.counts):
+        raise Refused("plan", "the plan's tables are not the tables of this configuration")

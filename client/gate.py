@@ -1,0 +1,241 @@
+"""The one door: everything that leaves an institution is built here, in this order.
+
+Is it allowed by policy? Is there room in the ledger? Charge, durably. Clip and noise. Encode. Mask. Only this file
+builds a reply. A crash after the charge and before the reply costs budget and releases nothing; the same request again
+gets the same bytes without a second charge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from client import mask
+from client.contribute import Contribution, Work, contribute
+from client.enrolment import Agreement, agree, agreement_of, open_ledger
+from client.policy import Refused, check_purpose, read_policy
+from client.site import Site
+from client.stages import Stages
+from common.messages import (
+    Advert,
+    Checked,
+    CheckRequest,
+    Enrol,
+    Enrolled,
+    Masked,
+    MaskRequest,
+    Plain,
+    Refusal,
+    Reply,
+    Request,
+    Revealed,
+    RevealRequest,
+    Settle,
+    Settled,
+    ShareRequest,
+    Shares,
+    StageRequest,
+    Task,
+    pack,
+    unpack,
+)
+from common.secagg.encoding import bits_for, encode_counts, encode_floats
+from common.secagg.identity import load_identity
+from common.secagg.roster import Roster, guaranteed_honest, threshold_of
+
+
+def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
+    """Answer one request. Whatever goes wrong, only a fixed code leaves; the reason goes to the site's own log."""
+    try:
+        request = read()
+        handler = _HANDLERS.get(type(request))
+        if handler is None:
+            raise Refused("malformed", f"{type(request).__name__} is no request")
+        return handler(site, request)
+    except Refused as refusal:
+        site.log("refused", code=refusal.code, reason=str(refusal))
+        return Refusal(refusal.code)
+    except mask.ProtocolError as error:
+        site.log("refused", code=error.code, reason=str(error))
+        return Refusal(error.code)
+    except Exception:  # noqa: BLE001  (Flower would send the exception's text to the server)
+        site.log("failed", trace=traceback.format_exc())
+        return Refusal("failed")
+
+
+def _enrol(site: Site, request: Enrol) -> Reply:
+    agree(site, request)
+    site.log("agreed", run=request.run)
+    modalities = sorted(site.spec().modalities)
+    return Enrolled(institution=site.name, modalities=modalities)
+
+
+def _task(site: Site, request: Task) -> Reply:
+    agreement, stages = _at(site, request)
+    return _once(site, stages, request, lambda: _contribute(site, agreement, stages, request))
+
+
+def _contribute(site: Site, agreement: Agreement, stages: Stages, request: Task) -> Reply:
+    policy = read_policy(site.policy_path)
+    check_purpose(policy, request.purpose)
+    roster = Roster.from_bytes(site.roster_path.read_bytes())
+    masked = agreement.config.secagg.kind == "masked"
+    honest = guaranteed_honest(len(roster.entries)) if masked else 1
+    _charge(site, agreement, request)
+    work = Work(site, agreement, request, honest)
+    contribution = contribute(work)
+    if not masked:
+        return Plain(institution=site.name, vectors=_with_weight(contribution))
+    vectors = _encode(work, contribution, num_sites=len(roster.entries))
+    state, advert = mask.advertise(
+        mask.Session(request.run, request.round, request.purpose, _model_hash(request), agreement.plan_hash),
+        load_identity(site.identity_path),
+        {block: int(vector.size) for block, vector in vectors.items()},
+    )
+    stages.keep("update", save(vectors))
+    stages.keep("advertised", state.to_bytes())
+    return Advert(advert=advert)
+
+
+def _charge(site: Site, agreement: Agreement, request: Task) -> None:
+    """Write the release into the ledger before any of it is computed; a repeat finds it there already."""
+    if agreement.plan is None:
+        return
+    training = request.purpose == "training"
+    if training and not 1 <= request.round <= agreement.plan.rounds:
+        raise Refused("plan", f"round {request.round} is not one of the plan's {agreement.plan.rounds}")
+    if not training and request.round != 0:
+        raise Refused("plan", f"{request.purpose} is released once a run, as round 0, not {request.round}")
+    count = agreement.plan.steps_per_round if training else 1
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        ledger.release(request.run, request.round, "task", request.purpose, count)
+
+
+def _share(site: Site, request: ShareRequest) -> Reply:
+    agreement, stages = _at(site, request)
+
+    def compute() -> Reply:
+        roster = Roster.from_bytes(site.roster_path.read_bytes())
+        smallest = max(read_policy(site.policy_path).k_min, agreement.config.secagg.k_min)
+        if request.purpose != "training":
+            # The noise in a table is shared out among the sites: fewer of them than planned would carry too little.
+            smallest = max(smallest, threshold_of(len(roster.entries)))
+        state = mask.SiteRound.from_bytes(stages.kept("advertised"))
+        state, ciphertexts, signature = mask.share(state, request.adverts, request.threshold, roster, smallest)
+        stages.keep("shared", state.to_bytes())
+        peers = sorted(ciphertexts)
+        return Shares(peers=peers, ciphertexts=[ciphertexts[peer] for peer in peers], signature=signature)
+
+    return _once(site, stages, request, compute)
+
+
+def _mask(site: Site, request: MaskRequest) -> Reply:
+    _, stages = _at(site, request)
+
+    def compute() -> Reply:
+        state = mask.SiteRound.from_bytes(stages.kept("shared"))
+        ciphertexts = dict(zip(request.senders, request.ciphertexts, strict=True))
+        signatures = dict(zip(request.signers, request.signatures, strict=True))
+        state, vectors = mask.mask(state, ciphertexts, signatures, dict(load(stages.kept("update"))))
+        stages.keep("masked", state.to_bytes())
+        return Masked(vectors=vectors)
+
+    return _once(site, stages, request, compute)
+
+
+def _check(site: Site, request: CheckRequest) -> Reply:
+    _, stages = _at(site, request)
+
+    def compute() -> Reply:
+        state = mask.SiteRound.from_bytes(stages.kept("masked"))
+        state, signature = mask.check(state, request.survivors, request.blocks)
+        stages.keep("checked", state.to_bytes())
+        return Checked(signature=signature)
+
+    return _once(site, stages, request, compute)
+
+
+def _reveal(site: Site, request: RevealRequest) -> Reply:
+    _, stages = _at(site, request)
+
+    def compute() -> Reply:
+        state = mask.SiteRound.from_bytes(stages.kept("checked"))
+        signatures = dict(zip(request.signers, request.signatures, strict=True))
+        return Revealed(shares=mask.reveal(state, signatures))
+
+    reply = _once(site, stages, request, compute)
+    stages.erase()
+    return reply
+
+
+def _settle(site: Site, request: Settle) -> Reply:
+    agreement = agreement_of(site, request.run)
+    for folder in site.run_folder(request.run).iterdir():
+        if folder.is_dir():
+            Stages(folder).erase()
+    site.log("settled", run=request.run)
+    if agreement.plan is None:
+        return Settled(entries=0, head=b"")
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        ledger.settle(request.run)
+        entries, head = ledger.head()
+    return Settled(entries=entries, head=head)
+
+
+def _at(site: Site, request: StageRequest) -> tuple[Agreement, Stages]:
+    agreement = agreement_of(site, request.run)
+    if request.purpose not in _PURPOSES or request.round < 0:
+        raise Refused("malformed", f"no stage for {request.purpose} in round {request.round}")
+    return agreement, Stages(site.run_folder(request.run) / f"{request.round:06d}-{request.purpose}")
+
+
+def _once(site: Site, stages: Stages, request: StageRequest, compute: Callable[[], Reply]) -> Reply:
+    """Answer a stage once, and write down what left."""
+    stage = type(request).__name__
+    repeated = stages.answered(stage)
+    body = stages.once(stage, pack(request), lambda: pack(compute()))
+    if not repeated:
+        facts = {"run": request.run, "round": request.round, "purpose": request.purpose, "stage": stage}
+        site.log("left", **facts, bytes=len(body))
+    return unpack(body)  # type: ignore[return-value]  # we packed a Reply
+
+
+def _with_weight(contribution: Contribution) -> dict[str, np.ndarray]:
+    """Each real block weighted, its weight last; each table as it is."""
+    weight = contribution.weight
+    reals = {name: np.append(vector.astype(np.float64) * weight, weight) for name, vector in contribution.reals.items()}
+    return {**reals, **contribution.counts}
+
+
+def _encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[str, np.ndarray]:
+    """Integers modulo 2^32 for the masks: fixed point for real blocks, cut at the public bound; tables as they are."""
+    bits, bound = bits_for(num_sites), work.agreement.config.secagg.bound
+    weighted = _with_weight(Contribution(reals=contribution.reals, weight=contribution.weight))
+    uniforms = work.rounding(sum(vector.size for vector in weighted.values()))
+    encoded, start = {}, 0
+    for name in sorted(weighted):
+        vector = np.clip(weighted[name], -bound, bound)
+        draws = uniforms[start : start + vector.size]
+        encoded[name] = encode_floats(vector, bound=bound, bits=bits, uniforms=draws)
+        start += vector.size
+    return {**encoded, **{name: encode_counts(table) for name, table in contribution.counts.items()}}
+
+
+def _model_hash(request: Task) -> bytes:
+    return hashlib.sha256(save({**request.weights, **request.normalisation})).digest()
+
+
+_PURPOSES = ("normalisation", "training", "evaluation", "audit")
+_HANDLERS: dict[type, Callable[..., Reply]] = {
+    Enrol: _enrol,
+    Task: _task,
+    ShareRequest: _share,
+    MaskRequest: _mask,
+    CheckRequest: _check,
+    RevealRequest: _reveal,
+    Settle: _settle,
+}

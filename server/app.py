@@ -1,0 +1,87 @@
+"""Flower's way in: a Link over the Grid, the settings of the run, and the rounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.serverapp import Grid, ServerApp
+
+from common.compose import validate
+from common.messages import Reply, Request
+from common.privacy.plan import PrivacyPlan
+from common.wire import from_records, to_records
+from server.link import Failure
+from server.loop import Settings, run_federation
+
+RUN_VARIABLE = "FEDMOSAIC_RUN"
+FOLDER_KEY = "server-folder"
+_POLL_SECONDS = 0.05
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that the run's configuration describes."""
+    # Where the server keeps its own things is never the run's to say: its node's configuration or its environment.
+    folder = Path(str(context.node_config.get(FOLDER_KEY) or os.environ[RUN_VARIABLE]))
+    settings = settings_of(context.run_config, folder)
+    run_federation(GridLink(grid, timeout_seconds=settings.config.federation.timeout_seconds), settings)
+
+
+def settings_of(run_config: Mapping[str, str | int | float | bool], folder: Path) -> Settings:
+    """Read the run's configuration (one JSON string each for config and plan) and the server's own roster."""
+    plan = str(run_config["plan"])
+    roster = folder / "roster.bin"
+    return Settings(
+        run=str(run_config["run"]),
+        config=validate(str(run_config["config"])),
+        plan=PrivacyPlan.from_json(plan) if json.loads(plan) else None,
+        folder=folder,
+        roster=roster.read_bytes() if roster.exists() else b"",
+    )
+
+
+class GridLink:
+    """Our Link over Flower's Grid: push, then yield each reply as it arrives."""
+
+    def __init__(self, grid: Grid, *, timeout_seconds: float) -> None:
+        """Keep the grid and the longest wait for one stage, in seconds."""
+        self._grid = grid
+        self._timeout_seconds = timeout_seconds
+
+    def nodes(self) -> tuple[int, ...]:
+        """Ids of the nodes that can be reached now, sorted."""
+        return tuple(sorted(self._grid.get_node_ids()))
+
+    def ask(self, requests: Mapping[int, Request], *, group: str) -> Iterator[tuple[int, Reply | Failure]]:
+        """Send one request to each node; a node that stays silent past the timeout is a failure."""
+        messages = [
+            self._grid.create_message(to_records(requests[node]), "query", node, group) for node in sorted(requests)
+        ]
+        waiting = dict(zip(self._grid.push_messages(messages), sorted(requests), strict=True))
+        deadline = time.monotonic() + self._timeout_seconds
+        while waiting and time.monotonic() < deadline:
+            arrived = list(self._grid.pull_messages(list(waiting)))
+            for message in arrived:
+                node = waiting.pop(message.metadata.reply_to_message_id, None)
+                if node is not None:
+                    yield node, _reply_of(message)
+            if not arrived:
+                time.sleep(_POLL_SECONDS)
+        for node in waiting.values():
+            yield node, Failure("silent")
+
+
+def _reply_of(message: Message) -> Reply | Failure:
+    if message.has_error():
+        return Failure("unreachable")
+    try:
+        return from_records(message.content)  # type: ignore[return-value]  # checked by kind where it is used
+    except ValueError:
+        return Failure("malformed")

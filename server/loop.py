@@ -1,0 +1,154 @@
+"""The rounds: the table of contents of the whole system."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common.blocks import blocks_of, flatten, is_personal
+from common.config import Config
+from common.journal import Journal
+from common.messages import Enrol, Task
+from common.models.model import build_model
+from common.privacy.plan import PrivacyPlan
+from common.releases import schema_of, tables_of
+from server.aggregate import mean_by_block, median_by_block
+from server.cohort import Member, enrol, settle
+from server.collect import Collected, Rules, collect
+from server.link import Link
+from server.optimizer import optimize
+from server.state import Arrays, ServerState, averaged, load_state, save_state
+from server.unmask import RoundAborted
+
+_KEPT_MODEL_BYTES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run as the server knows it: its name, what was configured and planned, where the server keeps its state."""
+
+    run: str
+    config: Config
+    plan: PrivacyPlan | None
+    folder: Path
+    roster: bytes
+
+    @property
+    def journal(self) -> Journal:
+        """The run's journal."""
+        return Journal(self.folder / "journal.sqlite")
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state is, from which a killed run resumes."""
+        return self.folder / "state" / "server.safetensors"
+
+
+def run_federation(link: Link, settings: Settings) -> ServerState:
+    """Run all rounds of a federation, or those that are left.
+
+    Guarantees:
+        resumable: a run that was killed and started again ends in the same model, and no site is charged twice.
+    Raises:
+        RunRefused: a site refused the run.
+        RoundAborted: too few sites were left for a table that the run cannot do without.
+    """
+    config = settings.config
+    members = _enrol(link, settings)
+    state = load_state(settings.state_path) or _start(config)
+    state = _release(link, settings, members, state, "normalisation")
+    for number in range(state.round + 1, config.rounds + 1):
+        started = time.monotonic()
+        task = Task(settings.run, number, "training", state.weights, _normalisation(state))
+        try:
+            collected = collect(link, members, task, _rules(settings))
+            update = _update(collected, config)
+            state = _advance(state, update, number, config)
+            facts = _facts(collected, update)
+        except RoundAborted as aborted:
+            state = _advance(state, {}, number, config)
+            facts = {"aborted": str(aborted), "sites": [], "dropped": [member.institution for member in members]}
+        _keep(settings, state, {**facts, "seconds": time.monotonic() - started})
+    for purpose in ("evaluation", "audit"):
+        state = _release(link, settings, members, state, purpose)
+    heads = settle(link, members, settings.run)
+    settings.journal.record("ended", config.rounds, {"settled": sorted(heads)})
+    return state
+
+
+def _enrol(link: Link, settings: Settings) -> tuple[Member, ...]:
+    plan = settings.plan.to_json() if settings.plan is not None else "null"
+    members = enrol(link, Enrol(settings.run, settings.config.model_dump_json(), plan))
+    held = {member.institution: list(member.modalities) for member in members}
+    settings.journal.record("enrolled", 0, {"modalities": held})
+    return members
+
+
+def _start(config: Config) -> ServerState:
+    model = build_model(config, schema_of(config), seed=config.seed)
+    shared = tuple(block for block in blocks_of(model) if not is_personal(block, config.federation.personal))
+    return ServerState(round=0, weights=flatten(model, shared))
+
+
+def _release(link: Link, settings: Settings, members: tuple[Member, ...], state: ServerState, purpose: str) -> ServerState:
+    """Ask for a table once a run; what was released before a crash is not asked for again."""
+    if purpose not in tables_of(settings.config) or purpose in state.released:
+        return state
+    weights = {} if purpose == "normalisation" else state.final_weights()
+    task = Task(settings.run, 0, purpose, weights, {} if purpose == "normalisation" else _normalisation(state))
+    collected = collect(link, members, task, _rules(settings))
+    state = state.with_released(purpose, collected.tables[purpose])
+    settings.journal.record(f"released {purpose}", 0, {"sites": list(collected.sites), "cells": collected.tables[purpose].size})
+    save_state(state, settings.state_path)
+    return state
+
+
+def _update(collected: Collected, config: Config) -> Arrays:
+    if config.federation.aggregator == "median":
+        return median_by_block(collected.singles)
+    return mean_by_block(collected.sums)
+
+
+def _advance(state: ServerState, update: Arrays, number: int, config: Config) -> ServerState:
+    weights, optimizer = state.weights, state.optimizer
+    if update:
+        weights, optimizer = optimize(weights, update, optimizer, config.federation.server_optimizer)
+    state = replace(state, round=number, weights=weights, optimizer=optimizer)
+    if number > config.rounds * (1.0 - config.federation.average_last):
+        state = averaged(state)
+    return state
+
+
+def _facts(collected: Collected, update: Mapping[str, np.ndarray]) -> dict[str, object]:
+    return {
+        "sites": list(collected.sites),
+        "dropped": list(collected.dropped),
+        "blocks": {name: list(block.sites) for name, block in collected.sums.items()},
+        "update_norm": float(np.sqrt(sum(float(np.sum(np.square(vector))) for vector in update.values()))),
+    }
+
+
+def _keep(settings: Settings, state: ServerState, facts: Mapping[str, object]) -> None:
+    """Journal first, state last: a crash between them repeats the round, and replaces its row."""
+    settings.journal.record("round", state.round, facts)
+    if sum(vector.nbytes for vector in state.weights.values()) * settings.config.rounds <= _KEPT_MODEL_BYTES:
+        settings.journal.keep_model(state.round, state.final_weights())
+    save_state(state, settings.state_path)
+
+
+def _normalisation(state: ServerState) -> Arrays:
+    return {"sums": state.released["normalisation"]} if "normalisation" in state.released else {}
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        masked=settings.config.secagg.kind == "masked",
+        k_min=settings.config.secagg.k_min,
+        bound=settings.config.secagg.bound,
+        roster=settings.roster,
+        tables=tables_of(settings.config),
+    )

@@ -1,0 +1,121 @@
+"""The command `fedmosaic`. Nothing heavy is imported before a run begins: `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from common.config import Config
+    from simulations.folder import RunFolder
+
+FAILED, WRONG, REFUSED = 1, 2, 3
+
+app = typer.Typer(
+    name="fedmosaic",
+    help="Private multimodal learning across institutions that may not share their data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Example: [bold]fedmosaic simulate experiment=heart privacy.epsilon=4[/bold]",
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Hydra overrides, such as experiment=heart_flamby privacy.epsilon=1 seed=3.", show_default=False),
+]
+
+
+@app.callback()
+def _root() -> None:
+    """Keep `simulate` a command of its own."""
+
+
+@app.command(epilog="Example: fedmosaic simulate experiment=heart privacy.epsilon=1,2,4 --multirun")
+def simulate(  # noqa: PLR0913  (each is an option of the command)
+    overrides: Overrides = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a run; progress goes to stderr.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with a run that was stopped: its folder.")] = None,
+    multirun: Annotated[bool, typer.Option("--multirun", help="One run for every combination: seed=0,1,2.")] = False,
+    explain: Annotated[str | None, typer.Option(help="Say what a configuration key means, and stop.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
+) -> None:
+    """Train, evaluate and audit a federation on this machine, under differential privacy and secure aggregation."""
+    with _errors(debug=debug):
+        from simulations.session import explain_key, resume_run, start_runs  # noqa: PLC0415
+
+        if explain is not None:
+            typer.echo(explain_key(explain))
+        elif resume is not None:
+            resume_run(resume, list(overrides or []), as_json=as_json)
+        else:
+            start_runs(list(overrides or []), runs, as_json=as_json, multirun=multirun)
+
+
+@app.command(epilog="Example: fedmosaic report runs/heart/20260301-101500-3fa2c1")
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
+) -> None:
+    """Write a run's pages again, from its metrics.json."""
+    with _errors(debug=debug):
+        from simulations.session import rewrite_reports  # noqa: PLC0415
+
+        for path in rewrite_reports(run):
+            typer.echo(path)
+
+
+class _Errors(AbstractContextManager[None]):
+    """One line on stderr and an exit code; a traceback only where one is asked for."""
+
+    def __init__(self, *, debug: bool) -> None:
+        self._debug = debug
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, SystemExit | typer.Exit):
+            return
+        if self._debug:
+            traceback.print_exception(error)
+        if isinstance(error, KeyboardInterrupt):
+            _say("stopped by you; what was finished is kept")
+            raise typer.Exit(FAILED) from error
+        _say(_sentence(error))
+        raise typer.Exit(_code(error)) from error
+
+
+def _errors(*, debug: bool) -> AbstractContextManager[None]:
+    return _Errors(debug=debug)
+
+
+def _code(error: BaseException) -> int:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"Refused", "RunRefused"}:
+        return REFUSED
+    return WRONG if names & {"ConfigError", "DataError"} else FAILED
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if _code(error) != FAILED else f"{text} ({type(error).__name__}; --debug shows where)"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"fedmosaic: {text}\n")
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

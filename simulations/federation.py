@@ -1,0 +1,120 @@
+"""Simulated institutions: their data folders, and what `site init` would leave in their state folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.policy import write_default
+from client.site import Site
+from common.compose import ConfigError, validate
+from common.config import Config
+from common.data.folder import DataError, read_spec
+from common.data.schema import Schema, merge_schemas
+from common.secagg.identity import Identity, create_identity, load_identity
+from common.secagg.roster import Roster, sign_roster
+from simulations.datasets.heart import write_heart, write_heart_flamby
+
+WRITERS: dict[str, Callable[[Path], tuple[Path, ...]]] = {"heart": write_heart, "heart_flamby": write_heart_flamby}
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The simulated sites and what is public about their data."""
+
+    sites: tuple[Site, ...]
+    schema: Schema
+
+    def resolve(self, config: Config) -> Config:
+        """Put the schema into the configuration, and check what only the schema can tell.
+
+        Raises:
+            ConfigError: the task or an attribute is not in the schema.
+        """
+        if config.objective.task not in self.schema.tasks:
+            raise ConfigError(f"objective.task: the site folders have {sorted(self.schema.tasks)}, got {config.objective.task!r}")
+        for name in config.audit.attributes:
+            if name not in self.schema.attributes:
+                raise ConfigError(f"audit.attributes: the site folders have {sorted(self.schema.attributes)}, got {name!r}")
+        names = {site.name for site in self.sites}
+        for item in config.drop:
+            if item.split("@")[0] not in names:
+                raise ConfigError(f"drop: the sites are {sorted(names)}, got {item!r}")
+        return validate(json.dumps({**config.model_dump(mode="json"), "data_schema": self.schema.model_dump(mode="json")}))
+
+
+def data_folders(config: Config, run_folder: Path) -> tuple[Path, ...]:
+    """Write the packaged data as site folders, or find the user's.
+
+    Raises:
+        ConfigError: data.root holds no site folder.
+    """
+    if config.data.kind in WRITERS:
+        return WRITERS[config.data.kind](run_folder / "data")
+    root = Path(config.data.root or "")
+    found = tuple(sorted(path.parent for path in root.glob("*/dataset.yaml")))
+    if not found:
+        raise ConfigError(f"data.root: no folder with a dataset.yaml in {root}")
+    return found
+
+
+def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation:
+    """Make the sites ready; keys, policies and ledgers that are there already stay.
+
+    Raises:
+        DataError, ConfigError, ValueError: a site folder's description is wrong, or two do not fit together.
+    """
+    folders = data_folders(config, run_folder)
+    specs = tuple(read_spec(folder) for folder in folders)
+    schema = merge_schemas(specs)
+    root = Path(config.site.state) if config.site.state else run_folder / "sites"
+    sites = tuple(
+        Site(name=spec.name, folder=folder.resolve(), state=(root / spec.name).resolve())
+        for spec, folder in zip(specs, folders, strict=True)
+    )
+    root.mkdir(parents=True, exist_ok=True)
+    for site in sites:
+        _init(site, config)
+    roster = _roster(sites, root / "consortium.pem")
+    for place in (*(site.roster_path for site in sites), server_folder / "roster.bin"):
+        place.write_bytes(roster.to_bytes())
+    return Federation(sites, schema)
+
+
+def read_sites(path: Path) -> tuple[Site, ...]:
+    """Read the file that a Flower node looks its institution up in."""
+    return tuple(
+        Site(entry["name"], Path(entry["folder"]), Path(entry["state"])) for entry in json.loads(path.read_text())
+    )
+
+
+def write_sites(sites: tuple[Site, ...], path: Path) -> None:
+    """Write the file that a Flower node looks its institution up in."""
+    entries = [{"name": site.name, "folder": str(site.folder), "state": str(site.state)} for site in sites]
+    path.write_text(json.dumps(entries, indent=1))
+
+
+def _init(site: Site, config: Config) -> None:
+    """What `site init` does: key, policy; a simulated institution allows what its researcher asks for."""
+    site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not site.identity_path.exists():
+        create_identity(site.identity_path)
+    if not site.policy_path.exists():
+        write_default(
+            site.policy_path,
+            lifetime_epsilon=config.site.lifetime_epsilon,
+            lifetime_delta=config.privacy.delta,
+            allow_no_privacy=True,
+            allow_no_secagg=True,
+        )
+
+
+def _roster(sites: tuple[Site, ...], key_path: Path) -> Roster:
+    consortium: Identity = load_identity(key_path) if key_path.exists() else create_identity(key_path)
+    entries = {site.name: load_identity(site.identity_path).public_key for site in sites}
+    return sign_roster(entries, consortium)
+
+
+__all__ = ["DataError", "Federation", "data_folders", "prepare", "read_sites", "write_sites"]

@@ -1,0 +1,76 @@
+"""The run folder: what a run leaves, and what resuming it needs."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from common.compose import ConfigError, validate
+from common.config import Config
+from common.journal import Journal
+from common.privacy.plan import PrivacyPlan
+
+_TRIES = 100
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`runs/<experiment>/<time>-<short hash>/`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name, as ledgers know it: experiment, time, hash."""
+        return f"{self.path.parent.name}-{self.path.name}"
+
+    @property
+    def journal(self) -> Journal:
+        """Every round: released values and public facts."""
+        return Journal(self.path / "journal.sqlite")
+
+    @property
+    def sites_path(self) -> Path:
+        """Where the simulated institutions are."""
+        return self.path / "state" / "sites.json"
+
+    def save(self, config: Config, plan: PrivacyPlan | None) -> None:
+        """Write the resolved configuration (with its hash) and the plan; from then on the run can be resumed."""
+        (self.path / "state" / "plan.json").write_text("null" if plan is None else plan.to_json())
+        body = yaml.safe_dump({"hash": config.hash(), "config": json.loads(config.model_dump_json())}, sort_keys=False)
+        draft = self.path / ".config.yaml"
+        draft.write_text(body)
+        draft.replace(self.path / "config.yaml")
+
+    def load(self) -> tuple[Config, PrivacyPlan | None]:
+        """Read back what was saved.
+
+        Raises:
+            ConfigError: this is no run folder, or its configuration was changed.
+        """
+        path = self.path / "config.yaml"
+        if not path.exists():
+            raise ConfigError(f"{self.path} is no run folder: it has no config.yaml")
+        stored = yaml.safe_load(path.read_text())
+        config = validate(json.dumps(stored["config"]))
+        if config.hash() != stored["hash"]:
+            raise ConfigError(f"{path} was changed after the run began: its hash is another")
+        text = (self.path / "state" / "plan.json").read_text()
+        return config, None if text == "null" else PrivacyPlan.from_json(text)
+
+
+def create_run_folder(config: Config, root: Path) -> RunFolder:
+    """Make a new run folder below `root`."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.hash()[:6]}"
+    for attempt in range(_TRIES):
+        path = root / config.experiment / (stem if not attempt else f"{stem}-{attempt}")
+        try:
+            (path / "state").mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return RunFolder(path.resolve())
+    raise ConfigError(f"{root / config.experiment} holds too many runs of this second")

@@ -1,0 +1,155 @@
+"""A federation on this machine, from its configuration to its reports."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.enrolment import agree
+from client.gate import answer
+from client.site import Site
+from common.compose import ConfigError
+from common.config import Config
+from common.data.folder import read_site
+from common.messages import Enrol, Settle
+from common.privacy.plan import PrivacyPlan, make_plan
+from common.releases import tables_of
+from common.reports.record import RunRecord
+from simulations.federation import Federation, prepare, read_sites, write_sites
+from simulations.folder import RunFolder, create_run_folder
+
+Watch = Callable[[RunFolder, Config], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to begin, or to go on."""
+
+    folder: RunFolder
+    config: Config
+    plan: PrivacyPlan | None
+    sites: tuple[Site, ...]
+
+
+def begin(config: Config, root: Path) -> Prepared:
+    """Prepare a new run: folders, keys, plan, the sites' consent, a check of all their data. Nothing stays of a failure.
+
+    Raises:
+        ConfigError, DataError: the configuration or a site folder is wrong.
+        Refused: a site's policy or budget says no; no record of it was read.
+    """
+    folder = create_run_folder(config, root)
+    try:
+        federation = prepare(config, folder.path, folder.path)
+        config = federation.resolve(config)
+        plan = plan_of(config)
+        write_sites(federation.sites, folder.sites_path)
+        _admit(federation, Enrol(folder.name, config.model_dump_json(), plan.to_json() if plan else "null"), config)
+        folder.save(config, plan)
+    except BaseException:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+    return Prepared(folder, config, plan, federation.sites)
+
+
+def reopen(path: Path) -> Prepared:
+    """Prepare to go on with a run that was stopped.
+
+    Raises:
+        ConfigError: the path is no run folder.
+    """
+    folder = RunFolder(path.resolve())
+    config, plan = folder.load()
+    return Prepared(folder, config, plan, read_sites(folder.sites_path))
+
+
+def plan_of(config: Config) -> PrivacyPlan | None:
+    """The run's plan; None where privacy is off.
+
+    Raises:
+        ConfigError: no noise can meet the target.
+    """
+    if config.privacy.kind == "none":
+        return None
+    tables = {purpose: (table.cohort, table.l2_sensitivity) for purpose, table in tables_of(config).items()}
+    try:
+        return make_plan(config.privacy, rounds=config.rounds, counts_needed=tables)
+    except ValueError as error:
+        raise ConfigError(f"privacy: {error}") from error
+
+
+def run(prepared: Prepared, watch: Watch) -> RunRecord:
+    """Run the rounds with the chosen engine, measure, and write the reports.
+    """
+    from common.reports.pages import write_all  # noqa: PLC0415  (matplotlib: only at the end)
+    from simulations.record import assemble_record  # noqa: PLC0415
+
+    started = time.monotonic()
+    with watch(prepared.folder, prepared.config):
+        ENGINES[prepared.config.engine.kind](prepared)
+    record = assemble_record(prepared, seconds=time.monotonic() - started)
+    write_all(prepared.folder.path, record)
+    return record
+
+
+def _admit(federation: Federation, request: Enrol, config: Config) -> None:
+    """Ask every site for its consent first; only then look whether its records can be read."""
+    for site in federation.sites:
+        agree(site, request)
+    try:
+        _check_data(federation, config)
+    except BaseException:
+        for site in federation.sites:
+            answer(site, lambda: Settle(request.run))
+        raise
+
+
+def _check_data(federation: Federation, config: Config) -> None:
+    for site in federation.sites:
+        data = read_site(site.folder, split_seed=config.data.split_seed)
+        limit = 1.0 / max(1, len(data.subjects))
+        if config.privacy.kind == "subject" and config.privacy.delta >= limit:
+            message = f"privacy.delta must be below 1 / subjects ({limit:.2g} at {site.name}), got {config.privacy.delta}"
+            raise ConfigError(message)
+
+
+def _run_config(prepared: Prepared) -> dict[str, str]:
+    return {
+        "run": prepared.folder.name,
+        "config": prepared.config.model_dump_json(),
+        "plan": prepared.plan.to_json() if prepared.plan else "null",
+    }
+
+
+def _in_process(prepared: Prepared) -> None:
+    from flwr.app import Context, RecordDict  # noqa: PLC0415  (flwr and torch: not before the run begins)
+
+    from server.app import FOLDER_KEY, app  # noqa: PLC0415
+    from simulations.engine import InProcessGrid, drops_of  # noqa: PLC0415
+
+    config = prepared.config
+    grid = InProcessGrid(prepared.sites, workers=config.engine.workers, drops=drops_of(config.drop))
+    node_config = {FOLDER_KEY: str(prepared.folder.path)}
+    try:
+        app(grid, Context(1, 0, dict(node_config), RecordDict(), dict(_run_config(prepared))))
+    finally:
+        grid.close()
+
+
+def _with_flower(prepared: Prepared) -> None:
+    from client.site import SITES_VARIABLE  # noqa: PLC0415
+    from server.app import RUN_VARIABLE  # noqa: PLC0415
+    from simulations.flower import run_flower  # noqa: PLC0415
+
+    if prepared.config.drop:
+        raise ConfigError("drop: only engine=inprocess can play this scenario")
+    environment = {SITES_VARIABLE: str(prepared.folder.sites_path), RUN_VARIABLE: str(prepared.folder.path)}
+    log = prepared.folder.path / "flower.log"
+    run_flower(_run_config(prepared), num_sites=len(prepared.sites), environment=environment, log=log)
+
+
+ENGINES: dict[str, Callable[[Prepared], None]] = {"inprocess": _in_process, "flower": _with_flower}

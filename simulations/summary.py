@@ -1,0 +1,133 @@
+"""A finished run in one JSON object, and in one table."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from common.metrics.figure import Figure
+from common.reports.record import RunRecord, SiteRecord
+from server.audit import short_form
+
+Json = dict[str, object]
+
+
+def summary(record: RunRecord, folder: str) -> Json:
+    """The object that `simulate --json` prints.
+
+    `test` was measured by the simulator, exactly; `released` and `audit` are what the protocol released.
+    """
+    return {
+        "run": folder,
+        "experiment": record.experiment,
+        "rounds": len(record.rounds),
+        "seconds": round(record.seconds, 3),
+        "test": _test(record),
+        "released": _released(record),
+        "privacy": {"sites": {site.name: _privacy(record, site) for site in record.sites}},
+        "audit": short_form(record.audit) if record.audit else {},
+        "warnings": [box.code for box in record.warnings],
+    }
+
+
+def table(record: RunRecord, folder: str) -> Group:
+    """The closing table, its red lines, and where the reports are."""
+    quality = Table(title=f"{record.experiment}: {record.rounds_planned} rounds in {record.seconds:.1f} s", title_justify="left")
+    for name in ("site", "held-out subjects", "accuracy", "AUROC", "epsilon (training)", "epsilon (held out)", "delta"):
+        quality.add_column(name, justify="left" if name == "site" else "right")
+    for site in record.sites:
+        quality.add_row(site.name, *_quality(record, site.name), *_epsilons(site))
+    if record.test is not None:
+        quality.add_section()
+        pooled, auroc = record.test.pooled_accuracy, record.test.auroc
+        quality.add_row("all together", str(record.test.num_subjects), _number(pooled), _number(auroc), "", "", "")
+    lines = [Text(f"{box.title}: {box.text}", style="bold red") for box in record.warnings]
+    lines.append(Text("Accuracy and AUROC are exact: measured by the simulator, released by nobody.", style="dim"))
+    if record.released is not None:
+        found = record.released.conditions["all"]
+        said = ", ".join(f"{name} {_interval(found[name])}" for name in ("accuracy", "auroc") if name in found)
+        lines.append(Text(f"Released by the protocol, with its noise: {said}", style="dim"))
+    lines.append(Text(f"Report: {folder}/report.html   Budgets: {folder}/budget/   Audit: {folder}/fairness.html"))
+    return Group(quality, *lines)
+
+
+def _test(record: RunRecord) -> Json:
+    if record.test is None:
+        return {}
+    return {
+        "measured_by": "the simulator, exactly",
+        "subjects": record.test.num_subjects,
+        "pooled_accuracy": record.test.pooled_accuracy,
+        "site_mean_accuracy": record.test.site_mean_accuracy,
+        "auroc": record.test.auroc,
+        "sites": {
+            name: {"accuracy": site.accuracy, "auroc": site.auroc, "subjects": site.num_subjects}
+            for name, site in record.test.sites.items()
+        },
+        "conditions": {
+            name: {"auroc": item.auroc, "accuracy": item.accuracy} for name, item in record.test.conditions.items()
+        },
+    }
+
+
+def _released(record: RunRecord) -> Json:
+    if record.released is None:
+        return {}
+    return {
+        "subjects": record.released.num_subjects.value,
+        "conditions": {
+            condition: {name: _figure(figure) for name, figure in figures.items()}
+            for condition, figures in record.released.conditions.items()
+        },
+    }
+
+
+def _figure(figure: Figure) -> Json:
+    return {"value": figure.value, "low": figure.low, "high": figure.high}
+
+
+def _privacy(record: RunRecord, site: SiteRecord) -> Json:
+    """The figures of the subject who pays most; epsilon is the PLD figure."""
+    promise = record.promise
+    if not site.cohorts:
+        return {"epsilon": None, "delta": None}
+    worst = max(site.cohorts, key=lambda cohort: cohort.pld or 0.0)
+    return {
+        "epsilon": worst.pld,
+        "delta": worst.delta,
+        "pld": worst.pld,
+        "prv": worst.prv,
+        "rdp": worst.rdp,
+        "replace_one": worst.replace_one,
+        "steps": promise.steps,
+        "sampling_rate": promise.sampling_rate,
+        "noise_multiplier": promise.noise_multiplier,
+        "cohorts": {cohort.cohort: {"pld": cohort.pld, "prv": cohort.prv, "rdp": cohort.rdp} for cohort in site.cohorts},
+        "lifetime": {"spent": site.ledger.spent, "left": site.ledger.left} if site.ledger else {},
+    }
+
+
+def _quality(record: RunRecord, name: str) -> tuple[str, str, str]:
+    if record.test is None or name not in record.test.sites:
+        return "", "", ""
+    site = record.test.sites[name]
+    return str(site.num_subjects), _number(site.accuracy), _number(site.auroc)
+
+
+def _epsilons(site: SiteRecord) -> tuple[str, str, str]:
+    by_cohort = {cohort.cohort: cohort for cohort in site.cohorts}
+    if not by_cohort:
+        return "no DP", "no DP", ""
+    shown = [f"{by_cohort[name].pld:.3f}" if name in by_cohort else "" for name in ("train", "test")]
+    return shown[0], shown[1], f"{next(iter(by_cohort.values())).delta:g}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _interval(figure: Figure) -> str:
+    if figure.value is None:
+        return "cannot be said"
+    return f"{figure.value:.3f} ({_number(figure.low)} to {_number(figure.high)})"
