@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 KEY_BYTES = 32
 NONCE_BYTES = 16
-CHUNK_BYTES = 1 << 17  # a chunk of keystream and the part of the vector that it is added to stay in the second-level cache
+CHUNK_BYTES = 1 << 17  # a chunk of keystream and the part of the vector that it is added to stay in the cache
 
 _ZEROS = bytes(CHUNK_BYTES)
 
@@ -19,6 +19,7 @@ def keystream(key: bytes, nonce: bytes, num_bytes: int) -> bytearray:
 
     Guarantees:
         pure: the same key and nonce always give the same bytes, and a shorter stream is the start of a longer one.
+
     Raises:
         ValueError: the key is not 32 bytes, the nonce is not 16, or num_bytes is negative.
     Source: NIST SP 800-38A, section 6.5; `nonce` is the initial counter block.
@@ -47,5 +48,5 @@ def open_stream(key: bytes, nonce: bytes = bytes(NONCE_BYTES)) -> CipherContext:
 
 def fill(stream: CipherContext, words: np.ndarray) -> None:
     """Overwrite a contiguous uint32 array of at most CHUNK_BYTES with the next words (little-endian) of a stream."""
-    target = memoryview(words.view(np.uint8))
+    target = words.view(np.uint8).data
     stream.update_into(memoryview(_ZEROS)[: len(target)], target)

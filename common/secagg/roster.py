@@ -1,0 +1,98 @@
+"""The roster: which institutions there are and their identity keys, signed by the consortium, pinned by all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from common.secagg.identity import Identity, verify
+from common.secagg.layout import join, read_name, split
+
+_CONTEXT = b"fedmosaic/roster/1"
+_KEY_BYTES = 32
+_FIXED_FIELDS = 3
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Institutions with their Ed25519 public keys, sorted by name, and the consortium's signature.
+
+    The signature is checked against the key that the roster itself names: whoever pins the file pins that key too.
+    A site that knows the consortium's key from elsewhere compares `consortium_public_key` with it.
+    """
+
+    entries: tuple[tuple[str, bytes], ...]
+    consortium_public_key: bytes
+    signature: bytes
+
+    @property
+    def keys(self) -> dict[str, bytes]:
+        """Each institution's public key."""
+        return dict(self.entries)
+
+    def to_bytes(self) -> bytes:
+        """Write the roster; the same roster always gives the same bytes."""
+        return join([_CONTEXT, self.consortium_public_key, self.signature, _body(self.entries)])
+
+    @staticmethod
+    def from_bytes(body: bytes) -> Roster:
+        """Read a roster and check it.
+
+        Raises:
+            ValueError: the bytes are no roster, its entries are not sorted and unique, or the signature is wrong.
+        """
+        fields = split(body)
+        if len(fields) != _FIXED_FIELDS + 1 or fields[0] != _CONTEXT:
+            raise ValueError("these bytes are no roster of this protocol")
+        pairs = split(fields[_FIXED_FIELDS])
+        if len(pairs) % 2:
+            raise ValueError("the roster has a name without a key")
+        entries = tuple((read_name(name), key) for name, key in zip(pairs[::2], pairs[1::2], strict=True))
+        roster = Roster(entries, fields[1], fields[2])
+        check_roster(roster)
+        return roster
+
+
+def sign_roster(keys: Mapping[str, bytes], consortium: Identity) -> Roster:
+    """Make a roster of institutions and their public keys.
+
+    Raises:
+        ValueError: there is no institution, two share a key, or a name or key is malformed.
+    """
+    entries = tuple(sorted(keys.items()))
+    roster = Roster(entries, consortium.public_key, consortium.sign(join([_CONTEXT, _body(entries)])))
+    check_roster(roster)
+    return roster
+
+
+def check_roster(roster: Roster) -> None:
+    """Check that the entries are sorted, that names and keys are unique and well formed, and the signature.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    names = [read_name(name.encode()) for name, _ in roster.entries]
+    keys = [key for _, key in roster.entries]
+    if not names or names != sorted(set(names)):
+        raise ValueError("the roster's institutions must be at least one, sorted, and named once each")
+    if len(set(keys)) != len(keys) or any(len(key) != _KEY_BYTES for key in keys):
+        raise ValueError("the roster's keys must be 32 bytes each and belong to one institution each")
+    verify(roster.consortium_public_key, join([_CONTEXT, _body(roster.entries)]), roster.signature)
+
+
+def threshold_of(num_sites: int) -> int:
+    """Count the sites that must remain: floor(2n/3) + 1."""
+    return 2 * num_sites // 3 + 1
+
+
+def guaranteed_honest(num_sites: int) -> int:
+    """Count the sites that are honest in every sum over at least `threshold_of(num_sites)` sites, at least 1.
+
+    The promise holds against fewer than 2t - n colluding sites; of t survivors at least t - (2t - n - 1) are honest.
+    """
+    threshold = threshold_of(num_sites)
+    return max(1, threshold - (2 * threshold - num_sites - 1))
+
+
+def _body(entries: tuple[tuple[str, bytes], ...]) -> bytes:
+    return join(field for name, key in entries for field in (name.encode(), key))
