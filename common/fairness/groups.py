@@ -65,6 +65,7 @@ def audit_figures(
         threshold=edge / layout.bins,
         min_cell=min_cell,
         noise_std=noise_std,
+        bins=layout.bins,
         confidence=CONFIDENCE,
         comparisons=sum(gap.size.value is not None for gap in gaps),
         groups=groups,

@@ -66,6 +66,7 @@ class AuditResult:
     Attributes:
         threshold: score from which a subject counts as positive: an edge between two bins.
         noise_std: standard deviation of the noise in one cell of the released table.
+        bins: number of score bins (multiclass: classes).
         confidence: of each interval.
         comparisons: how many gaps the claims stand against, together.
     """
@@ -74,6 +75,7 @@ class AuditResult:
     threshold: float
     min_cell: int
     noise_std: float
+    bins: int
     confidence: float
     comparisons: int
     groups: tuple[GroupFigures, ...]

@@ -1,0 +1,53 @@
+"""An institution's budget page, for its data-protection officer, and the same as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_core import to_json
+
+from common.reports import sentences
+from common.reports.files import write_whole
+from common.reports.grid import budget_bar
+from common.reports.limits import not_covered, recompute
+from common.reports.record import RunRecord, SiteRecord
+from common.reports.render import file_name, render
+
+
+def write_budget_page(record: RunRecord, site: SiteRecord, folder: Path) -> tuple[Path, Path]:
+    """Write `<site>.html` and `<site>.json` into the folder."""
+    known = [cohort.pld for cohort in site.cohorts if cohort.pld is not None]
+    ledger = site.ledger
+    page = render(
+        "budget.html.j2",
+        record,
+        site=site,
+        worst=max(known, default=None),
+        bar=budget_bar(ledger) if ledger else "",
+        meaning=sentences.budget_meaning(ledger.spent, ledger.lifetime_epsilon, ledger.left) if ledger else "",
+        certainty=sentences.certainty(record.promise.epsilon) if record.promise.epsilon is not None else "",
+        not_covered=not_covered(record),
+        recompute=recompute(site.cohorts),
+    )
+    name = file_name(site.name)
+    html = write_whole(folder / f"{name}.html", page)
+    return html, write_whole(folder / f"{name}.json", _json(record, site))
+
+
+def _json(record: RunRecord, site: SiteRecord) -> str:
+    content = {
+        "institution": site.name,
+        "run": record.run,
+        "created": record.created,
+        "simulated": record.simulated,
+        "warnings": sentences.red_boxes(record),
+        "promise": record.promise,
+        "secure_aggregation": record.secagg,
+        "not_covered": not_covered(record),
+        "this_run": site.cohorts,
+        "ledger": site.ledger,
+        "left_the_site": site.out,
+        "refused": site.refused,
+        "recompute": recompute(site.cohorts),
+    }
+    return to_json(content, indent=1, inf_nan_mode="null").decode() + "\n"

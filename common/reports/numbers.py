@@ -1,0 +1,71 @@
+"""How numbers are written in reports."""
+
+from __future__ import annotations
+
+from common.metrics.figure import Figure
+
+NOT_KNOWN = "not measured"
+CANNOT = "cannot be said"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage."""
+    return NOT_KNOWN if value is None else f"{100 * value:.0f} %"
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """A plain number."""
+    return NOT_KNOWN if value is None else f"{value:.{digits}f}"
+
+
+def epsilon(value: float | None) -> str:
+    """A privacy figure; rounded up, so that it never promises more than it should."""
+    if value is None:
+        return "none"
+    hundredths = int(value * 100)
+    return f"{(hundredths + (hundredths < value * 100 - 1e-6)) / 100:.2f}"
+
+
+def remaining(value: float) -> str:
+    """What is left of a budget; rounded down, for the same reason."""
+    return f"{int(max(value, 0.0) * 100 + 1e-6) / 100:.2f}"
+
+
+def plain(value: float | None) -> str:
+    """A number without needless digits; tiny ones as powers of ten."""
+    if value is None:
+        return "none"
+    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 0.01 else f"{value:.4g}"  # noqa: PLR2004
+
+
+def percent_figure(figure: Figure | None) -> str:
+    """A share with its interval."""
+    if figure is None or figure.value is None:
+        return CANNOT
+    if figure.low is None or figure.high is None:
+        return percent(figure.value)
+    return f"{100 * figure.value:.0f} % ({100 * figure.low:.0f} to {100 * figure.high:.0f})"
+
+
+def decimal_figure(figure: Figure | None) -> str:
+    """A plain number with its interval."""
+    if figure is None or figure.value is None:
+        return CANNOT
+    if figure.low is None or figure.high is None:
+        return decimal(figure.value)
+    return f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
+
+
+def count_figure(figure: Figure) -> str:
+    """A noised count."""
+    return CANNOT if figure.value is None else f"about {max(figure.value, 0):.0f}"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes in units that a reader knows."""
+    amount = float(num_bytes)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:  # noqa: PLR2004
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"

@@ -1,0 +1,70 @@
+"""Fill a page's template: strict about names, everything escaped, nothing fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from common.fairness.result import GroupFigures
+from common.reports import numbers
+from common.reports.plots import condition_title
+from common.reports.record import RunRecord
+from common.reports.sentences import GAP_NAMES, red_boxes, verdict
+
+METRIC_NAMES = {
+    "tpr": "found among the ill (TPR)",
+    "fpr": "false alarms (FPR)",
+    "selection_rate": "called positive",
+    "ppv": "rightly called positive (PPV)",
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "calibration_gap": "predicted minus observed",
+}
+
+
+def render(template: str, record: RunRecord, **context: object) -> str:
+    """Render a template of this folder for a record; the record's red boxes are always there."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "percent": numbers.percent,
+        "decimal": numbers.decimal,
+        "epsilon": numbers.epsilon,
+        "remaining": numbers.remaining,
+        "plain": numbers.plain,
+        "percent_figure": numbers.percent_figure,
+        "decimal_figure": numbers.decimal_figure,
+        "count": numbers.count_figure,
+        "size": numbers.size,
+        "condition": condition_title,
+        "metric": lambda name: METRIC_NAMES.get(name, name),
+        "gap_name": lambda name: GAP_NAMES.get(name, name),
+        "verdict": verdict,
+        "cell_reasons": _reasons,
+        "file_name": file_name,
+    }
+    return environment.get_template(template).render(record=record, boxes=red_boxes(record), **context)
+
+
+def file_name(site: str) -> str:
+    """A site's name as a file's name, whatever characters it has."""
+    return quote(site, safe=" ")
+
+
+def _reasons(groups: tuple[GroupFigures, ...]) -> list[str]:
+    """Why single figures of groups that are shown cannot be said, each once, with the groups."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        if group.condition == "all" and not group.suppressed:
+            for reason in dict.fromkeys(figure.reason for figure in group.figures.values() if figure.value is None):
+                found.setdefault(reason, []).append(f"{group.attribute} {group.group}")
+    return [f"{', '.join(names)}: {reason}" for reason, names in found.items()]

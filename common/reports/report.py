@@ -1,0 +1,60 @@
+"""The run's main page: what a clinician, an engineer and an auditor read first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from common.reports import plots, sentences
+from common.reports.files import write_whole
+from common.reports.grid import budget_bar, participation
+from common.reports.limits import not_covered
+from common.reports.record import RunRecord
+from common.reports.render import render
+
+
+def write_run_report(record: RunRecord, path: Path) -> Path:
+    """Write one self-contained HTML page: no script, nothing loaded, fit for paper."""
+    pictures = {
+        "training": plots.training_picture(record),
+        "updates": plots.update_picture(record),
+        "conditions": plots.conditions_picture(record),
+        "groups": plots.groups_picture(record.audit) if record.audit else "",
+    }
+    text = render(
+        "report.html.j2",
+        record,
+        plots=pictures,
+        bars={site.name: budget_bar(site.ledger) for site in record.sites if site.ledger},
+        grid=participation([site.name for site in record.sites], record.rounds),
+        in_short=sentences.in_short(record),
+        leaning=sentences.leaning(record),
+        took_part=sentences.took_part(record),
+        ranked=is_ranked(record),
+        conditions_caption=_conditions_caption(record),
+        not_covered=not_covered(record),
+        config=_config(record),
+    )
+    return write_whole(path, text)
+
+
+def is_ranked(record: RunRecord) -> bool:
+    """Tell whether the task has an AUROC."""
+    return record.released is not None and any("auroc" in figures for figures in record.released.conditions.values())
+
+
+def _conditions_caption(record: RunRecord) -> str:
+    parts = []
+    if record.released:
+        noise = "released under DP with noise" if record.released.noise_std > 0 else "released without noise"
+        parts.append(f"Filled dot with bar: {noise}, and its 95 % interval.")
+    if record.test:
+        parts.append("Hollow diamond: measured by the simulator.")
+    return " ".join(parts)
+
+
+def _config(record: RunRecord) -> str:
+    """The configuration as YAML, less the public schema, which the site folders have."""
+    shown = {key: value for key, value in record.config.items() if key != "data_schema"}
+    return yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True).strip()

@@ -1,0 +1,197 @@
+"""What a run means, in plain sentences: each is computed from the record, and none says more than the record shows."""
+
+from __future__ import annotations
+
+import math
+
+from common.fairness.result import AuditResult, Gap
+from common.metrics.figure import Figure
+from common.reports.numbers import decimal, decimal_figure, epsilon, percent, percent_figure, plain
+from common.reports.record import RedBox, RunRecord
+
+_CERTAIN = 0.9995
+GAP_NAMES = {
+    "equal_opportunity": "share of the ill who are found (equal opportunity)",
+    "equalized_odds": "share found or falsely alarmed (equalized odds)",
+    "demographic_parity": "share called positive (demographic parity)",
+    "auroc": "ranking (AUROC)",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+}
+
+
+def red_boxes(record: RunRecord) -> tuple[RedBox, ...]:
+    """Everything that takes a promise away. Read off the record itself, so that no writer of a record can forget it."""
+    found = []
+    if record.promise.kind == "none":
+        text = (
+            "Differential privacy was off. Nobody's records were protected: the released model and tables may give away "
+            "who took part, and what their records say. No budget was charged."
+        )
+        found.append(RedBox("privacy_none", "No privacy: privacy=none", text))
+    if record.secagg.kind == "none":
+        text = (
+            "Secure aggregation was off. The server saw every site's own contribution in the clear, one by one. Where "
+            "noise is shared out among the sites, a single contribution carries less of it than the figures below assume."
+        )
+        found.append(RedBox("secagg_none", "No secure aggregation: secagg=none", text))
+    if record.promise.kind != "none" and record.promise.random_source != "os-csprng":
+        text = (
+            "The noise came from a fixed, known seed, for tests. Whoever knows the seed can take the noise away again: "
+            "this run protects nobody, whatever epsilon says."
+        )
+        found.append(RedBox("test_noise", "Test noise: no protection", text))
+    return (*found, *record.warnings)
+
+
+def in_short(record: RunRecord) -> tuple[str, ...]:
+    """The run in a handful of sentences."""
+    said = (_setting(record), _quality(record), _released(record), _privacy(record), fairness(record.audit))
+    return tuple(sentence for sentence in said if sentence)
+
+
+def _setting(record: RunRecord) -> str:
+    modalities = sorted({name for site in record.sites for name in site.modalities})
+    kind = "simulated on one machine" if record.simulated else "run between institutions"
+    rounds = f"{len(record.rounds)} of {record.rounds_planned} planned rounds took place"
+    many = "modality" if len(modalities) == 1 else "modalities"
+    return (
+        f"{len(record.sites)} sites trained one model that predicts {record.task!r} from {len(modalities)} {many} "
+        f"({', '.join(modalities)}), {kind}; {rounds}."
+    )
+
+
+def _quality(record: RunRecord) -> str:
+    test = record.test
+    if test is None or test.pooled_accuracy is None:
+        return ""
+    text = f"On {test.num_subjects} held-out people the final model is right about {100 * test.pooled_accuracy:.0f} of 100"
+    if test.auroc is not None:
+        text += (
+            f"; of 100 pairs of one person with and one without the condition it ranks {100 * test.auroc:.0f} rightly "
+            f"(AUROC {decimal(test.auroc)})"
+        )
+    return f"{text}. The simulator measured this; no institution released it."
+
+
+def _released(record: RunRecord) -> str:
+    if record.released is None or "all" not in record.released.conditions:
+        return ""
+    found = record.released.conditions["all"]
+    noise = "the summed, noised table" if record.released.noise_std > 0 else "the summed table, without any noise,"
+    text = f"What the sites released, {noise} of all of them together, puts the accuracy at {percent_figure(found['accuracy'])}"
+    if "auroc" in found:
+        text += f" and the AUROC at {decimal_figure(found['auroc'])}"
+    return f"{text}; in brackets the 95 % interval. This is what a real federation would know."
+
+
+def _privacy(record: RunRecord) -> str:
+    promise = record.promise
+    if promise.kind == "none" or promise.epsilon is None:
+        return "Nobody was promised any privacy."
+    return (
+        f"Each person at each site was promised at most epsilon {plain(promise.epsilon)} at delta {plain(promise.delta)} in this run, "
+        f"over everything released: {certainty(promise.epsilon)}"
+    )
+
+
+def certainty(value: float) -> str:
+    """What an epsilon means in the worst case, for a reader who holds even odds beforehand."""
+    sure = 1 / (1 + math.exp(-min(value, 700.0)))
+    shown = f"up to {100 * sure:.0f} %" if sure < _CERTAIN else "almost"
+    return (
+        f"in the worst case, an observer who knows everything else and holds it for as likely as not that a person took part "
+        f"could become {shown} sure of it, apart from a chance of delta. How much can be learnt in practice was not measured: "
+        "no attack was tried on this model."
+    )
+
+
+def fairness(audit: AuditResult | None) -> str:
+    """What the audit found, in short."""
+    if audit is None:
+        return "No audit by group was asked for: whom the model serves worse is not known."
+    claims = [gap for gap in audit.gaps if gap.claim and gap.condition == "all"]
+    if claims:
+        return "The audit finds a difference between groups: " + "; ".join(claim(gap) for gap in claims) + "."
+    elsewhere = sum(gap.claim for gap in audit.gaps)
+    hidden = f" With a modality left out it finds {elsewhere}." if elsewhere else ""
+    return (
+        "With all modalities, the audit cannot tell any difference between groups from chance and noise. That does not show that "
+        f"there is none: see how wide the intervals are.{hidden}"
+    )
+
+
+def claim(gap: Gap) -> str:
+    """One gap that the audit is sure of, in words."""
+    name = GAP_NAMES.get(gap.metric, gap.metric)
+    return f"by {gap.attribute}, the {name} differs by {_points(gap.size)}, lower for {gap.worst} than for {gap.best}"
+
+
+def verdict(gap: Gap) -> str:
+    """What can be said about a gap."""
+    if gap.size.value is None:
+        return f"cannot be said: {gap.size.reason}"
+    if gap.claim:
+        return "a difference, beyond chance and noise"
+    if gap.smallest_visible is not None and gap.smallest_visible < 1:
+        return f"cannot be told from none; a gap of {100 * gap.smallest_visible:.0f} points would have shown"
+    return "cannot be told from none; no gap at all would have shown"
+
+
+def leaning(record: RunRecord) -> str:
+    """Which modality the model leans on most, by what leaving it out costs."""
+    drops = _drops(record)
+    if not drops:
+        return ""
+    name = max(drops, key=lambda modality: drops[modality])
+    if drops[name] <= 0:
+        return "Leaving out any one modality costs nothing."
+    least = min(drops, key=lambda modality: drops[modality])
+    source = "as the simulator measured it" if record.test is not None else "as far as the noise lets us see"
+    return (
+        f"The model leans most on {name}: without it the AUROC falls by {drops[name]:.2f}. "
+        f"It needs {least} least ({_signed(-drops[least])}), {source}."
+    )
+
+
+def _drops(record: RunRecord) -> dict[str, float]:
+    if record.test is not None:
+        values = {name: part.auroc for name, part in record.test.conditions.items()}
+    elif record.released is not None:
+        values = {name: part["auroc"].value for name, part in record.released.conditions.items() if "auroc" in part}
+    else:
+        return {}
+    full = values.get("all")
+    prefix = "without:"
+    return {
+        name.removeprefix(prefix): full - value
+        for name, value in values.items()
+        if name.startswith(prefix) and value is not None and full is not None
+    }
+
+
+def took_part(record: RunRecord) -> str:
+    """How reliably the sites took part."""
+    missed = {site.name: sum(site.name not in item.sites for item in record.rounds) for site in record.sites}
+    if not record.rounds:
+        return "No training round took place."
+    if not any(missed.values()):
+        return f"Every site is in the sum of every one of the {len(record.rounds)} rounds."
+    listed = ", ".join(f"{name} ({count})" for name, count in missed.items() if count)
+    return f"Missing from the sum of some rounds: {listed}. A round goes on without them as long as enough sites are left."
+
+
+def _points(figure: Figure) -> str:
+    if figure.value is None or figure.low is None or figure.high is None:
+        return percent(figure.value)
+    return f"{100 * figure.value:.0f} points ({100 * figure.low:.0f} to {100 * figure.high:.0f})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def budget_meaning(spent: float, lifetime: float, left: float) -> str:
+    """A site's ledger in one sentence."""
+    share = 100 * spent / lifetime
+    return f"{share:.0f} % of the lifetime budget is spent: epsilon {epsilon(spent)} of {plain(lifetime)}, {left:.2f} left."

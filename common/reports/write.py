@@ -1,0 +1,31 @@
+"""Write everything that a run folder says about its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.reports.budget import write_budget_page
+from common.reports.fairness import write_fairness_page
+from common.reports.files import write_whole
+from common.reports.model_card import write_model_card
+from common.reports.record import RunRecord
+from common.reports.report import write_run_report
+
+
+def write_all(run_folder: Path, record: RunRecord) -> tuple[Path, ...]:
+    """Write metrics.json, report.html, budget/<site>.{html,json}, fairness.{html,json} (after an audit) and model_card.md.
+
+    Guarantees:
+        whole: each file is there whole or not at all; the record comes first, so that the pages can be written again.
+        again: writing the same record again gives the same bytes.
+    Returns:
+        the files written, the report's page second.
+    """
+    written = [write_whole(run_folder / "metrics.json", record.to_json())]
+    written.append(write_run_report(record, run_folder / "report.html"))
+    for site in record.sites:
+        written += write_budget_page(record, site, run_folder / "budget")
+    if record.audit is not None:
+        written += write_fairness_page(record, record.audit, run_folder)
+    written.append(write_model_card(record, run_folder / "model_card.md"))
+    return tuple(written)
