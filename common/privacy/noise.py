@@ -1,0 +1,142 @@
+"""Privacy noise: where its randomness comes from, how it is shaped, and each site's share of a table's noise.
+
+The noise of a release never comes from the experiment's seed. It is AES-256-CTR keystream under a fresh key from the
+operating system; only tests may name a seed. Limits, said openly: Gaussian noise is computed in float64, so it is not
+exactly Gaussian. Each value is the scaled sum of four independent Box-Muller draws, which is what Opacus' secure mode
+does against attacks on the sampler's floating-point pattern (Holohan and Braghin 2021, arXiv:2107.10138), and what
+leaves a site with secure aggregation is rounded to a public grid afterwards. Tables get the exact discrete Gaussian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from common.privacy.discrete_gaussian import POOL_BYTES, Bits, sample_discrete_gaussian
+from common.secagg.keystream import KEY_BYTES, NONCE_BYTES, keystream
+
+TESTING_VARIABLE = "FEDMOSAIC_TESTING"
+LATTICE_VARIANCE = 2.0
+SMALLEST_SHARE_VARIANCE = 6.0
+
+_WORD_BITS, _MANTISSA_BITS, _SUMMANDS = 64, 53, 4
+
+
+@dataclass(frozen=True)
+class NoiseSource:
+    """A keyed family of random streams, one per label.
+
+    Guarantees:
+        pure: the same source, method, label and size give the same values; distinct labels or methods are independent.
+            So one release must never use a label twice for two draws.
+        unshared: a source of kind "os-csprng" works only in the process that made it; a forked or pickled copy refuses.
+    """
+
+    kind: Literal["os-csprng", "test"]
+    key: bytes = field(repr=False)
+    process: int
+
+    def gaussian(self, label: str, size: int) -> np.ndarray:
+        """Draw standard normal float64 [size]."""
+        total = np.zeros(size)
+        words = self._words("gaussian", label, 2 * _SUMMANDS * size).reshape(_SUMMANDS, 2, size)
+        for radius_words, angle_words in words:
+            radius = np.sqrt(-2.0 * np.log((radius_words.astype(np.float64) + 1.0) * 2.0**-_WORD_BITS))
+            total += radius * np.cos((2.0 * np.pi) * _unit(angle_words))
+        return total / math.sqrt(_SUMMANDS)
+
+    def uniform(self, label: str, size: int) -> np.ndarray:
+        """Draw float64 [size], uniform on the multiples of 2^-53 in [0, 1)."""
+        return _unit(self._words("uniform", label, size))
+
+    def discrete_gaussian(self, label: str, sigma: float, size: int) -> np.ndarray:
+        """Draw int64 [size] from the exact discrete Gaussian with parameter `sigma`.
+
+        Raises:
+            ValueError: sigma is not above 0.
+        """
+        key = self._key("discrete_gaussian", label)
+        return sample_discrete_gaussian(Bits(lambda block: _block(key, block)), std=sigma, size=size)
+
+    def _key(self, method: str, label: str) -> bytes:
+        if self.kind == "os-csprng" and self.process != os.getpid():
+            raise ValueError("this noise source was made in another process: forked copies would draw the same noise")
+        return hmac.digest(self.key, f"{method}\0{label}".encode(), "sha256")
+
+    def _words(self, method: str, label: str, count: int) -> np.ndarray:
+        stream = keystream(self._key(method, label), bytes(NONCE_BYTES), count * _WORD_BITS // 8)
+        return np.frombuffer(stream, dtype="<u8")
+
+
+def os_noise(site: str, run: str, round: int, purpose: str) -> NoiseSource:  # noqa: A002  (the house's word)
+    """Open fresh noise for one release; every call gets its own key from the operating system.
+
+    The names are hashed into the key beside 32 bytes of OS entropy: two releases differ even on a machine whose entropy
+    pool was cloned.
+    """
+    entropy = os.urandom(KEY_BYTES)
+    return NoiseSource("os-csprng", hmac.digest(entropy, _name(site, run, round, purpose), "sha256"), os.getpid())
+
+
+def test_noise(seed: int, site: str, round: int, purpose: str) -> NoiseSource:  # noqa: A002
+    """Open repeatable noise, which protects nobody.
+
+    Raises:
+        ValueError: FEDMOSAIC_TESTING=1 is not in the environment.
+    """
+    if os.environ.get(TESTING_VARIABLE) != "1":
+        raise ValueError(f"privacy.test_noise_seed is for tests only: it needs {TESTING_VARIABLE}=1 in the environment")
+    key = hashlib.sha256(b"fedmosaic test noise" + _name(str(seed), site, round, purpose)).digest()
+    return NoiseSource("test", key, os.getpid())
+
+
+def share_std(sensitivity: float, noise_multiplier: float, honest: int) -> float:
+    """Give the parameter of each site's discrete Gaussian share, so that `honest` of them carry all of the noise.
+
+    Guarantees:
+        accounted: the sum of `honest` shares (and of any more) on an integer table of L2 sensitivity `sensitivity` costs
+            no more than one continuous Gaussian of std `noise_multiplier * sensitivity`, up to a factor exp(+-kappa) on
+            every probability with kappa <= 1e-8 for up to 1e8 cells and 1,000 sites. Accounting adds 1e-7.
+
+    Two steps lead from the sum to the continuous Gaussian.
+    1. A sum of h discrete Gaussians is not a discrete Gaussian. With share variance v >= 1/4 its probabilities are
+       within exp(+-tau) of the discrete Gaussian of variance h v, tau = 10 sum_{k=1}^{h-1} exp(-2 pi^2 v k / (k+1))
+       (Kairouz, Liu, Steinke 2021, arXiv:2102.06387, on sums of discrete Gaussians). k/(k+1) >= 1/2 and v >= 6 make
+       tau <= 10 h exp(-6 pi^2) < 2e-25 h.
+    2. A discrete Gaussian has the Renyi divergences of the continuous one (Canonne, Kamath, Steinke 2020), but not
+       exactly its (epsilon, delta) curve. So 2 is added to the variance: a continuous Gaussian of variance
+       V = (noise_multiplier * sensitivity)^2, rounded at random by a discrete Gaussian of variance 2 about it, is
+       x + a discrete Gaussian of variance V + 2 up to exp(+-2e), e = 2 exp(-4 pi^2) + ... < 2e-17, a cell
+       (Peikert 2010, theorem 3.1). Rounding is post-processing: the continuous accounting holds.
+
+    Raises:
+        ValueError: an argument is not above 0.
+    """
+    if not (0 < sensitivity < math.inf and 0 < noise_multiplier < math.inf and honest >= 1):
+        raise ValueError(
+            "sensitivity and noise_multiplier must be > 0 and honest >= 1,"
+            f" got {sensitivity}, {noise_multiplier} and {honest}"
+        )
+    variance = (sensitivity * noise_multiplier) ** 2 + LATTICE_VARIANCE
+    return math.sqrt(max(variance / honest, SMALLEST_SHARE_VARIANCE))
+
+
+def _unit(words: np.ndarray) -> np.ndarray:
+    return (words >> np.uint64(_WORD_BITS - _MANTISSA_BITS)).astype(np.float64) * 2.0**-_MANTISSA_BITS
+
+
+def _block(key: bytes, block: int) -> bytes:
+    """Block `block` of a stream that is read piece by piece: counters of two blocks never meet."""
+    first_counter = block * (POOL_BYTES // NONCE_BYTES)
+    return bytes(keystream(key, first_counter.to_bytes(NONCE_BYTES, "big"), POOL_BYTES))
+
+
+def _name(*parts: str | int) -> bytes:
+    return json.dumps(parts).encode()
