@@ -81,7 +81,11 @@ def check_roster(roster: Roster) -> None:
 
 
 def threshold_of(num_sites: int) -> int:
-    """Count the sites that must remain: floor(2n/3) + 1."""
+    """Count the sites that must remain: floor(2n/3) + 1 of the n sites that finished training.
+
+    Not promised: the server decides who finished training. What n may come down to is bounded by the sites' `k_min`
+    only, so a site that fears c colluders must ask for a `k_min` from which on c < 2t - n for every n.
+    """
     return 2 * num_sites // 3 + 1
 
 
