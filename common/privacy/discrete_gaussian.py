@@ -53,6 +53,7 @@ def sample_discrete_gaussian(bits: Bits, *, std: float, size: int) -> np.ndarray
 
     Guarantees:
         exact: P(y) is proportional to exp(-y^2 / (2 std^2)), with std the exact rational value of the float.
+
     Raises:
         ValueError: std is not above 0 or not finite, or size is negative.
     """
@@ -66,7 +67,7 @@ def sample_discrete_gaussian(bits: Bits, *, std: float, size: int) -> np.ndarray
 
 
 def _one(bits: Bits, variance: Fraction, scale: int) -> int:
-    """Algorithm 3: propose from the discrete Laplace, accept with probability exp(-(|y| - variance/scale)^2/(2 variance))."""
+    """Algorithm 3: propose from the discrete Laplace, accept with chance exp(-(|y| - variance/scale)^2/(2 variance))."""
     above, below = variance.numerator, variance.denominator
     divisor = 2 * above * below * scale * scale
     while True:

@@ -75,7 +75,7 @@ class NoiseSource:
         return np.frombuffer(stream, dtype="<u8")
 
 
-def os_noise(site: str, run: str, round: int, purpose: str) -> NoiseSource:  # noqa: A002  (the house's word)
+def os_noise(site: str, run: str, round: int, purpose: str) -> NoiseSource:
     """Open fresh noise for one release; every call gets its own key from the operating system.
 
     The names are hashed into the key beside 32 bytes of OS entropy: two releases differ even on a machine whose entropy
@@ -85,7 +85,7 @@ def os_noise(site: str, run: str, round: int, purpose: str) -> NoiseSource:  # n
     return NoiseSource("os-csprng", hmac.digest(entropy, _name(site, run, round, purpose), "sha256"), os.getpid())
 
 
-def test_noise(seed: int, site: str, round: int, purpose: str) -> NoiseSource:  # noqa: A002
+def test_noise(seed: int, site: str, round: int, purpose: str) -> NoiseSource:
     """Open repeatable noise, which protects nobody.
 
     Raises:
@@ -101,8 +101,8 @@ def share_std(sensitivity: float, noise_multiplier: float, honest: int) -> float
     """Give the parameter of each site's discrete Gaussian share, so that `honest` of them carry all of the noise.
 
     Guarantees:
-        accounted: the sum of `honest` shares (and of any more) on an integer table of L2 sensitivity `sensitivity` costs
-            no more than one continuous Gaussian of std `noise_multiplier * sensitivity`, up to a factor exp(+-kappa) on
+        accounted: the sum of `honest` shares (and of any more) on an integer table of that L2 sensitivity costs no more
+            than one continuous Gaussian of std `noise_multiplier * sensitivity`, up to a factor exp(+-kappa) on
             every probability with kappa <= 1e-8 for up to 1e8 cells and 1,000 sites. Accounting adds 1e-7.
 
     Two steps lead from the sum to the continuous Gaussian.

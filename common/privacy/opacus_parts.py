@@ -1,4 +1,4 @@
-"""Parts of Opacus without the whole: its package initialiser costs seconds that neither training nor accounting needs."""
+"""Parts of Opacus without the whole: its package initialiser costs seconds that we need not spend."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def load_opacus_package() -> None:
 
     Guarantees:
         idempotent: a package that was imported already, by whatever means, is left as it is.
+
     Raises:
         ModuleNotFoundError: Opacus is not installed.
     """

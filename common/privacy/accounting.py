@@ -1,0 +1,174 @@
+"""What noisy events cost: the figure of a plan fixed beforehand, and two other accountants' figures beside it.
+
+PLD (privacy loss distributions) is the figure; PRV and Renyi (RDP) stand beside it. All three hold for a plan that was
+fixed before anything was released; across plans that depend on each other only the Renyi filter of `renyi.py` holds.
+dp_accounting and Opacus' formulas are imported where they are needed: they cost seconds, and a plan of unsampled
+Gaussians needs neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from common.privacy.events import LATTICE_SLACK, Event
+from common.privacy.gaussian import gaussian_epsilon
+from common.privacy.opacus_parts import load_opacus_package
+from common.privacy.renyi import ORDERS, renyi, renyi_epsilon
+
+FINE, COARSE = 1e-4, 1e-3
+_PRV_ERROR = 0.01
+
+
+def pld_epsilon(events: Iterable[Event], delta: float, *, interval: float = FINE) -> float:
+    """Give epsilon at `delta` by privacy loss distributions; neighbours: add or remove one subject.
+
+    Unsampled Gaussians compose to one Gaussian, whose exact curve is used. dp_accounting discretises the sampled
+    ones every `interval`.
+
+    Guarantees:
+        pessimistic: never below the true epsilon of the composition ("connect the dots" rounds upwards).
+
+    Raises:
+        ValueError: delta is not in (0, 1).
+    Source: Koskela, Jalko, Honkela 2020; Doroshenko et al. 2022, arXiv:2207.04380; Balle and Wang 2018.
+    """
+    _check_delta(delta)
+    merged = _merge(events)
+    unsampled, sampled, slack = _split(merged)
+    if not sampled:
+        return gaussian_epsilon(unsampled, delta) + slack
+    return _sampled_pld(unsampled, sampled, delta, (interval, "ADD_OR_REMOVE_ONE")) + slack
+
+
+def replace_one_epsilon(events: Iterable[Event], delta: float, *, interval: float = FINE) -> float:
+    """Give epsilon at `delta` where neighbours have one subject replaced by another: the promise some readers expect.
+
+    A replaced subject moves an unsampled sum by twice its bound; dp_accounting knows the sampled case.
+
+    Raises:
+        ValueError: delta is not in (0, 1).
+    """
+    _check_delta(delta)
+    unsampled, sampled, slack = _split(_merge(events))
+    if not sampled:
+        return gaussian_epsilon(2 * unsampled, delta) + slack
+    return _sampled_pld(2 * unsampled, sampled, delta, (interval, "REPLACE_ONE")) + slack
+
+
+def prv_epsilon(events: Iterable[Event], delta: float) -> float:
+    """Give epsilon at `delta` by Opacus' PRV accountant: its upper bound, with an allowed error of 0.01.
+
+    Raises:
+        ValueError: delta is not in (0, 1).
+    Source: Gopi, Lee, Wutschitz 2021, arXiv:2106.02848.
+    """
+    _check_delta(delta)
+    unsampled, sampled, slack = _split(_merge(events))
+    steps = [(event.noise_multiplier, event.sampling_rate, event.count) for event in sampled]
+    if unsampled:  # as one Gaussian
+        steps.append((1 / unsampled, 1.0, 1))
+    return _opacus_prv(tuple(steps), delta) + slack if steps else 0.0
+
+
+def rdp_epsilon(events: Iterable[Event], delta: float) -> float:
+    """Give epsilon at `delta` by dp_accounting's Renyi accountant, over its own default orders.
+
+    Raises:
+        ValueError: delta is not in (0, 1).
+    Source: Mironov, Talwar, Zhang 2019, arXiv:1908.10530; conversion of Canonne, Kamath, Steinke 2020.
+    """
+    _check_delta(delta)
+    unsampled, sampled, slack = _split(_merge(events))
+    return _dp_accounting_rdp(unsampled, sampled, delta) + slack if unsampled or sampled else 0.0
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must be in (0, 1), got {delta}")
+
+
+def _merge(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Add up the counts of equal events, in a fixed order."""
+    counts: dict[tuple[str, float, float], int] = {}
+    for event in events:
+        key = (event.mechanism, event.noise_multiplier, event.sampling_rate)
+        counts[key] = counts.get(key, 0) + event.count
+    return tuple(
+        Event("gaussian" if key[0] == "gaussian" else "discrete_gaussian", key[1], key[2], count)
+        for key, count in sorted(counts.items())
+        if count
+    )
+
+
+def _split(events: Sequence[Event]) -> tuple[float, tuple[Event, ...], float]:
+    """All unsampled events as one Gaussian (its sensitivity / std), the sampled ones, and the lattice's slack.
+
+    Discrete Gaussian shares cost what one Gaussian costs, up to that slack.
+    """
+    unsampled = [event for event in events if event.sampling_rate == 1]
+    slack = LATTICE_SLACK * sum(event.count for event in events if event.mechanism == "discrete_gaussian")
+    ratio = math.sqrt(math.fsum(event.count / event.noise_multiplier**2 for event in unsampled))
+    return ratio, tuple(event for event in events if event.sampling_rate < 1), slack
+
+
+@lru_cache(maxsize=256)
+def _sampled_pld(unsampled: float, sampled: tuple[Event, ...], delta: float, how: tuple[float, str]) -> float:
+    from dp_accounting import NeighboringRelation  # noqa: PLC0415  (two seconds: only where a plan samples)
+    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism, identity  # noqa: PLC0415
+
+    interval, relation = how
+    total = identity(value_discretization_interval=interval)
+    if unsampled:
+        # The sensitivity was doubled already where neighbours replace: one Gaussian, whatever the relation is called.
+        total = total.compose(from_gaussian_mechanism(1 / unsampled, value_discretization_interval=interval))
+    for event in sampled:
+        single = from_gaussian_mechanism(
+            event.noise_multiplier,
+            value_discretization_interval=interval,
+            sampling_prob=event.sampling_rate,
+            neighboring_relation=NeighboringRelation[relation],
+        )
+        total = total.compose(single.self_compose(event.count))
+    return float(total.get_epsilon_for_delta(delta))
+
+
+@lru_cache(maxsize=256)
+def _opacus_prv(steps: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    load_opacus_package()
+    import numpy as np  # noqa: PLC0415
+    from opacus.accountants.prv import PRVAccountant  # noqa: PLC0415
+
+    accountant = PRVAccountant()
+    accountant.history = list(steps)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):  # log(1 - q) at q = 1
+        return float(accountant.get_epsilon(delta, eps_error=_PRV_ERROR))
+
+
+@lru_cache(maxsize=256)
+def _dp_accounting_rdp(unsampled: float, sampled: tuple[Event, ...], delta: float) -> float:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent  # noqa: PLC0415
+    from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415
+
+    accountant = RdpAccountant()
+    if unsampled:
+        accountant.compose(GaussianDpEvent(1 / unsampled))
+    for event in sampled:
+        accountant.compose(
+            PoissonSampledDpEvent(event.sampling_rate, GaussianDpEvent(event.noise_multiplier)), event.count
+        )
+    return float(accountant.get_epsilon(delta))
+
+
+__all__ = [
+    "COARSE",
+    "FINE",
+    "ORDERS",
+    "pld_epsilon",
+    "prv_epsilon",
+    "rdp_epsilon",
+    "renyi",
+    "renyi_epsilon",
+    "replace_one_epsilon",
+]

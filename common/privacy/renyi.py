@@ -1,0 +1,102 @@
+"""Renyi accounting and the filter that the ledger enforces, in plain floating point: no library, no start-up cost.
+
+PLD is not a valid filter across runs whose plans depend on what earlier runs released (arXiv:2602.06756). Renyi
+divergences of one order add up under any adaptivity, so a sum held below a bound is a filter (Feldman and Zrnic,
+arXiv:2008.11193). That theorem is for *one* order, fixed before the first release. Letting every new charge pick
+whichever order still has room is the same thing when all charges have proportional curves (unsampled Gaussians, or the
+same plan again), but is not proved for mixtures: an analyst who chooses the next mechanism after seeing the last answer
+chooses the order with it. So one order is fixed by the first reservation, which was made before anything was released,
+as the one with room for the most repetitions of it (`filter_order`). For a first run, and for repetitions of it, this
+refuses exactly what "some order must have room" refuses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from common.privacy.events import LATTICE_SLACK, Event
+
+ORDERS: tuple[float, ...] = (
+    *(1.25, 1.5, 1.75, 2, 2.25, 2.5, 2.75, 3, 3.25, 3.5, 3.75, 4, 4.25, 4.5, 4.75, 5, 5.5, 6, 6.5, 7, 7.5, 8),
+    *(9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 56, 64),
+    *(80, 96, 128, 192, 256, 512),
+)
+_ROUNDING = 1e-14
+
+
+def renyi(events: Iterable[Event]) -> tuple[float, ...]:
+    """Give the Renyi divergence rho_a of the events' composition, for every order a of ORDERS.
+
+    Unsampled: a / (2 z^2), exactly. Sampled: the binomial formula at whole orders; between two whole orders the line
+    between their (a - 1) rho_a, which is convex in a, so that the line is never below it. A discrete Gaussian event has
+    the Gaussian's divergence plus the slack that noise.share_std derives.
+
+    Source: Mironov 2017, proposition 7; Mironov, Talwar, Zhang 2019, arXiv:1908.10530, section 3.3.
+    """
+    totals = [0.0] * len(ORDERS)
+    for event in events:
+        slack = LATTICE_SLACK if event.mechanism == "discrete_gaussian" else 0.0
+        curve = _curve(event.noise_multiplier, event.sampling_rate)
+        totals = [total + event.count * (rho + slack) for total, rho in zip(totals, curve, strict=True)]
+    return tuple(totals)
+
+
+def renyi_epsilon(rhos: Sequence[float], delta: float) -> float:
+    """Give epsilon at `delta` of a composition that was fixed beforehand: the smallest over the orders."""
+    if not any(rhos):
+        return 0.0
+    return max(0.0, min(epsilon_at(order, rho, delta) for order, rho in zip(ORDERS, rhos, strict=True)))
+
+
+def epsilon_at(order: float, rho: float, delta: float) -> float:
+    """Give epsilon at `delta` of a Renyi divergence `rho` of one order.
+
+    Source: Canonne, Kamath, Steinke 2020, arXiv:2004.00010v5, proposition 12.
+    """
+    return rho + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
+
+
+def renyi_bound(order: float, epsilon: float, delta: float) -> float:
+    """Give the largest sum of divergences of one order that still is (epsilon, delta)-DP; below 0: none is."""
+    return epsilon - math.log1p(-1 / order) + (math.log(delta) + math.log(order)) / (order - 1)
+
+
+def filter_order(first: Sequence[float], epsilon: float, delta: float) -> int:
+    """Choose the index in ORDERS at which the filter works, from the divergences of the first reservation ever made."""
+    return max(
+        range(len(ORDERS)),
+        key=lambda index: renyi_bound(ORDERS[index], epsilon, delta) / max(first[index], _ROUNDING),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _curve(noise_multiplier: float, sampling_rate: float) -> tuple[float, ...]:
+    if sampling_rate == 1:
+        return tuple(order / (2 * noise_multiplier**2) for order in ORDERS)
+    return tuple(_sampled(noise_multiplier, sampling_rate, order) / (order - 1) for order in ORDERS)
+
+
+def _sampled(noise_multiplier: float, sampling_rate: float, order: float) -> float:
+    """(order - 1) rho of the Poisson-sampled Gaussian, by the line between whole orders."""
+    below, part = math.floor(order), order - math.floor(order)
+    if not part:
+        return _log_moment(noise_multiplier, sampling_rate, below)
+    ends = (_log_moment(noise_multiplier, sampling_rate, whole) for whole in (below, below + 1))
+    return (1 - part) * next(ends) + part * next(ends)
+
+
+@lru_cache(maxsize=4096)
+def _log_moment(noise_multiplier: float, sampling_rate: float, order: int) -> float:
+    """Logarithm of sum_k binomial(order, k) (1-q)^(order-k) q^k exp((k^2 - k) / (2 z^2)), rounded up."""
+    if order == 1:
+        return 0.0
+    log_in, log_out = math.log(sampling_rate), math.log1p(-sampling_rate)
+    terms = [
+        math.lgamma(order + 1) - math.lgamma(k + 1) - math.lgamma(order - k + 1)
+        + k * log_in + (order - k) * log_out + (k * k - k) / (2 * noise_multiplier**2)
+        for k in range(order + 1)
+    ]  # fmt: skip
+    largest = max(terms)
+    return max(0.0, largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) * (1 + 1e-12) + _ROUNDING
