@@ -17,7 +17,7 @@ from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.opacus_parts import load_opacus_package
 from common.privacy.renyi import ORDERS, renyi, renyi_epsilon
 
-FINE, COARSE = 1e-4, 1e-3
+FINE, COARSE = 2e-4, 1e-3
 _PRV_ERROR = 0.01
 
 

@@ -67,7 +67,7 @@ def sample_discrete_gaussian(bits: Bits, *, std: float, size: int) -> np.ndarray
 
 
 def _one(bits: Bits, variance: Fraction, scale: int) -> int:
-    """Algorithm 3: propose from the discrete Laplace, accept with chance exp(-(|y| - variance/scale)^2/(2 variance))."""
+    """Algorithm 3: propose from the discrete Laplace, accept with chance exp(-(|y| - variance/scale)^2/2variance)."""
     above, below = variance.numerator, variance.denominator
     divisor = 2 * above * below * scale * scale
     while True:

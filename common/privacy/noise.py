@@ -24,7 +24,7 @@ from common.secagg.keystream import KEY_BYTES, NONCE_BYTES, keystream
 
 TESTING_VARIABLE = "FEDMOSAIC_TESTING"
 LATTICE_VARIANCE = 2.0
-SMALLEST_SHARE_VARIANCE = 6.0
+SMALLEST_SHARE_VARIANCE = 4.0
 
 _WORD_BITS, _MANTISSA_BITS, _SUMMANDS = 64, 53, 4
 
@@ -103,13 +103,13 @@ def share_std(sensitivity: float, noise_multiplier: float, honest: int) -> float
     Guarantees:
         accounted: the sum of `honest` shares (and of any more) on an integer table of that L2 sensitivity costs no more
             than one continuous Gaussian of std `noise_multiplier * sensitivity`, up to a factor exp(+-kappa) on
-            every probability with kappa <= 1e-8 for up to 1e8 cells and 1,000 sites. Accounting adds 1e-7.
+            every probability with kappa <= 1e-8 as long as cells times sites stay below 1e8. Accounting adds 1e-7.
 
     Two steps lead from the sum to the continuous Gaussian.
     1. A sum of h discrete Gaussians is not a discrete Gaussian. With share variance v >= 1/4 its probabilities are
        within exp(+-tau) of the discrete Gaussian of variance h v, tau = 10 sum_{k=1}^{h-1} exp(-2 pi^2 v k / (k+1))
-       (Kairouz, Liu, Steinke 2021, arXiv:2102.06387, on sums of discrete Gaussians). k/(k+1) >= 1/2 and v >= 6 make
-       tau <= 10 h exp(-6 pi^2) < 2e-25 h.
+       (Kairouz, Liu, Steinke 2021, arXiv:2102.06387, on sums of discrete Gaussians). k/(k+1) >= 1/2 and v >= 4 make
+       tau <= 10 h exp(-4 pi^2) < 8e-17 h a cell.
     2. A discrete Gaussian has the Renyi divergences of the continuous one (Canonne, Kamath, Steinke 2020), but not
        exactly its (epsilon, delta) curve. So 2 is added to the variance: a continuous Gaussian of variance
        V = (noise_multiplier * sensitivity)^2, rounded at random by a discrete Gaussian of variance 2 about it, is
