@@ -12,6 +12,10 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export FLWR_HOME := $(CURDIR)/.flwr
 export UV_PYTHON_DOWNLOADS := never
+# Behind an institution's proxy only the system's own certificates will do. (Two names: uv changed it.)
+CERTIFICATES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
+export UV_SYSTEM_CERTS := $(if $(wildcard $(CERTIFICATES)),1,0)
+export UV_NATIVE_TLS := $(UV_SYSTEM_CERTS)
 
 # The first Python on this machine that is new enough and can make environments.
 FIND_PYTHON = for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -19,6 +23,9 @@ FIND_PYTHON = for python in python3.11 python3.12 python3.13 python3.14 python3 
     then break; fi; python=; done; \
   if [ -z "$$python" ]; then \
     echo 'make: Python 3.11 to 3.14 with venv is needed (Debian, Ubuntu: apt install python3-venv)' >&2; exit 1; fi
+
+# Without the network first: after a change of branch all of it is here already.
+SYNC = $(UV) pip sync --quiet --python $(BIN)/python --require-hashes --build-constraint requirements.lock requirements.lock
 
 .PHONY: simulate test slow check environment lock clean help
 
@@ -42,8 +49,8 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 	@set -e; $(FIND_PYTHON); \
 	if ! $(BIN)/python -c '' 2>/dev/null; then \
 	  rm -rf .venv; $(UV) venv --quiet --python "$$($$python -c 'import sys; print(sys.executable)')" .venv; fi
-	@echo 'make: installing what requirements.lock lists (once; PyTorch alone is about two gigabytes)' >&2
-	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --build-constraint requirements.lock requirements.lock
+	@$(SYNC) --offline 2>/dev/null || { \
+	  echo 'make: installing what requirements.lock lists (once; PyTorch alone is about two gigabytes)' >&2; $(SYNC); }
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
 	@touch $@
 
