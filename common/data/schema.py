@@ -1,0 +1,225 @@
+"""What is public about the data: a site folder's description, and the schema that a federation's folders share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+# A name becomes a folder, a part of a block's name and a key on the wire: letters, digits and a little more.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=64)]
+PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=64)]
+Column = Annotated[str, Field(min_length=1)]
+Entry = TypeVar("Entry", bound=BaseModel)
+_FEWEST_CLASSES, _FEWEST_BOUNDARIES = 2, 3
+
+
+class _Described(BaseModel):
+    # A class called 0 or 1 may stand in YAML without quotes; yes and no may not (YAML reads them as booleans).
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+class ModalitySpec(_Described):
+    """One modality: a group of columns.
+
+    Attributes:
+        columns: numeric columns.
+        categorical: column -> its public levels; becomes one feature per level.
+        missing: cells that mean "not measured", in this folder.
+        bounds: public range of a numeric column; values beyond it are cut to it.
+        indicators: add a feature per numeric column that says whether it was measured.
+        drop_first: leave out the first level's feature (it is then what all zeros mean).
+    """
+
+    kind: Literal["tabular"]
+    columns: tuple[Column, ...] = ()
+    categorical: dict[Column, tuple[str, ...]] = Field(default_factory=dict)
+    missing: tuple[str, ...] = ("",)
+    bounds: dict[Column, tuple[float, float]] = Field(default_factory=dict)
+    indicators: bool = True
+    drop_first: bool = False
+
+    @field_validator("categorical", mode="before")
+    @classmethod
+    def _no_levels_from_the_data(cls, value: object) -> object:
+        if value == [] or value is None:
+            return {}
+        if isinstance(value, list):
+            raise ValueError(f"categorical columns need their public levels, as {{column: [level, ...]}}; got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModalitySpec:
+        if not self.columns and not self.categorical:
+            raise ValueError("a tabular modality needs at least one column")
+        for column in _repeated((*self.columns, *self.categorical)):
+            raise ValueError(f"column {column!r} is listed twice")
+        for column, levels in self.categorical.items():
+            if len(levels) < _FEWEST_CLASSES or set(_repeated(levels)):
+                raise ValueError(f"the levels of {column!r} must be two or more, each once; got {list(levels)}")
+        for column, (low, high) in self.bounds.items():
+            if column not in self.columns:
+                raise ValueError(f"bounds name {column!r}, which is no numeric column of this modality")
+            if low >= high:
+                raise ValueError(f"bounds of {column!r} must be [low, high] with low < high, got [{low}, {high}]")
+        return self
+
+    @property
+    def num_one_hot(self) -> int:
+        """Number of features that the categorical columns become."""
+        return sum(len(levels) - self.drop_first for levels in self.categorical.values())
+
+    @property
+    def num_features(self) -> int:
+        """Features of one time step: numeric values, their indicators, one-hot levels.
+
+        One-hot features need no indicator: all zeros say that the column was not measured.
+        """
+        return len(self.columns) * (1 + self.indicators) + self.num_one_hot
+
+
+class TaskSpec(_Described):
+    """What is to be predicted: a column of class names."""
+
+    kind: Literal["binary", "multiclass"]
+    column: Column
+    classes: tuple[str, ...] = ("0", "1")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskSpec:
+        if set(_repeated(self.classes)) or len(self.classes) < _FEWEST_CLASSES:
+            raise ValueError(f"classes must be two or more, each once; got {list(self.classes)}")
+        if self.kind == "binary" and len(self.classes) != _FEWEST_CLASSES:
+            raise ValueError(f"a binary task has two classes, got {list(self.classes)}")
+        return self
+
+    @property
+    def num_logits(self) -> int:
+        """Width of the model's answer: 1 for a binary task, else one per class."""
+        return 1 if self.kind == "binary" else len(self.classes)
+
+
+class AttributeSpec(_Described):
+    """A group that the audit looks at; public levels, or bands of a number whose outer ends are open."""
+
+    column: Column
+    bands: tuple[float, ...] | None = None
+    levels: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_bands(cls, value: object) -> object:
+        if isinstance(value, Mapping) and value.get("bands") is not None and not value.get("levels"):
+            return {**value, "levels": _band_names(value["bands"])}
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AttributeSpec:
+        if self.bands is not None and self.levels != _band_names(self.bands):
+            raise ValueError(f"the levels of bands {list(self.bands)} are {list(_band_names(self.bands))}: leave them out")
+        if len(self.levels) < _FEWEST_CLASSES or set(_repeated(self.levels)):
+            raise ValueError(f"levels must be two or more, each once (or give bands); got {list(self.levels)}")
+        return self
+
+
+class FolderSpec(_Described):
+    """`dataset.yaml` of one site folder."""
+
+    name: Name
+    subject: Column
+    split: Column | None = None
+    modalities: dict[PlainName, ModalitySpec] = Field(min_length=1)
+    tasks: dict[PlainName, TaskSpec] = Field(min_length=1)
+    attributes: dict[PlainName, AttributeSpec] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_attributes(cls, value: object) -> object:
+        """Read `sex: sex` as the column, with the levels that a modality gives for it."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("attributes"), Mapping):
+            return value
+        attributes = {
+            name: {"column": short, "levels": _levels_of(short, value)} if isinstance(short, str) else short
+            for name, short in value["attributes"].items()
+        }
+        return {**value, "attributes": attributes}
+
+    @model_validator(mode="after")
+    def _no_answers_among_the_inputs(self) -> FolderSpec:
+        answers = {task.column: f"the label of task {name}" for name, task in self.tasks.items()}
+        answers |= {self.subject: "the subject"} | ({self.split: "the split"} if self.split else {})
+        for name, modality in self.modalities.items():
+            for column in (*modality.columns, *modality.categorical):
+                if column in answers:
+                    raise ValueError(f"modality {name} reads column {column!r}, which is {answers[column]}")
+        return self
+
+
+class Schema(_Described):
+    """What the sites of a federation agree on: the union of their folders' descriptions."""
+
+    modalities: dict[PlainName, ModalitySpec]
+    tasks: dict[PlainName, TaskSpec]
+    attributes: dict[PlainName, AttributeSpec]
+
+
+def merge_schemas(specs: Sequence[FolderSpec]) -> Schema:
+    """Join the sites' descriptions; how a folder writes "missing" is its own affair.
+
+    Guarantees:
+        order-free: the same sites in any order give the same schema.
+    Raises:
+        ValueError: two sites have one name, or describe a modality, task or attribute differently.
+    """
+    for name in _repeated([spec.name for spec in specs]):
+        raise ValueError(f"two site folders are called {name!r}: names must be unique in the federation")
+    ordered = sorted(specs, key=lambda spec: spec.name)
+    described = [{name: _shared(modality) for name, modality in spec.modalities.items()} for spec in ordered]
+    names = [spec.name for spec in ordered]
+    return Schema(
+        modalities=_union("modality", names, described),
+        tasks=_union("task", names, [spec.tasks for spec in ordered]),
+        attributes=_union("attribute", names, [spec.attributes for spec in ordered]),
+    )
+
+
+def _shared(modality: ModalitySpec) -> ModalitySpec:
+    return modality.model_copy(update={"missing": ("",), "bounds": dict(sorted(modality.bounds.items()))})
+
+
+def _union(what: str, sites: Sequence[str], tables: Sequence[Mapping[str, Entry]]) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    first: dict[str, str] = {}
+    for site, table in zip(sites, tables, strict=True):
+        for name, entry in table.items():
+            if found.setdefault(name, entry) != entry:
+                differing = [key for key, value in entry if value != getattr(found[name], key)]
+                raise ValueError(f"{what} {name!r}: sites {first[name]} and {site} disagree on {', '.join(differing)}")
+            first.setdefault(name, site)
+    return dict(sorted(found.items()))
+
+
+def _levels_of(column: str, folder: Mapping[object, object]) -> object:
+    modalities = folder.get("modalities")
+    for modality in modalities.values() if isinstance(modalities, Mapping) else ():
+        categorical = modality.get("categorical") if isinstance(modality, Mapping) else None
+        if isinstance(categorical, Mapping) and column in categorical:
+            return categorical[column]
+    raise ValueError(f"attribute column {column!r} needs levels: write {{column: {column}, levels: [...]}}")
+
+
+def _band_names(bands: Sequence[float]) -> tuple[str, ...]:
+    if len(bands) < _FEWEST_BOUNDARIES or any(low >= high for low, high in pairwise(bands)):
+        raise ValueError(f"bands must be three or more ascending numbers, got {list(bands)}")
+    inner = [f"{boundary:g}" for boundary in bands[1:-1]]
+    return (f"<{inner[0]}", *(f"{low}-{high}" for low, high in pairwise(inner)), f">={inner[-1]}")
+
+
+def _repeated(names: Sequence[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield name
+        seen.add(name)
