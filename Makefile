@@ -61,8 +61,9 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .uv/uv.txt
 
 lock: | $(UV) ## resolve pyproject.toml anew into requirements.lock
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --prerelease disallow \
-	  --custom-compile-command 'make lock' --group dev --output-file requirements.lock pyproject.toml
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --prerelease disallow --custom-compile-command 'make lock' --all-extras --group dev \
+	  --output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment and the caches; runs/ stays
 	rm -rf .venv .uv .flwr .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
