@@ -95,6 +95,8 @@ def _contribute(site: Site, agreement: Agreement, stages: Stages, request: Task)
         mask.Session(request.run, request.round, request.purpose, _model_hash(request), agreement.plan_hash),
         load_identity(site.identity_path),
         {block: int(vector.size) for block, vector in vectors.items()},
+        institution=site.name,
+        k_min=_smallest_cohort(site, agreement, request),
     )
     stages.keep("update", save(vectors))
     stages.keep("advertised", state.to_bytes())
@@ -120,10 +122,7 @@ def _share(site: Site, request: ShareRequest) -> Reply:
 
     def compute() -> Reply:
         roster = Roster.from_bytes(site.roster_path.read_bytes())
-        smallest = max(read_policy(site.policy_path).k_min, agreement.config.secagg.k_min)
-        if request.purpose != "training":
-            # The noise in a table is shared out among the sites: fewer of them than planned would carry too little.
-            smallest = max(smallest, threshold_of(len(roster.entries)))
+        smallest = _smallest_cohort(site, agreement, request)
         state = mask.SiteRound.from_bytes(stages.kept("advertised"))
         state, ciphertexts, signature = mask.share(state, request.adverts, request.threshold, roster, smallest)
         stages.keep("shared", state.to_bytes())
@@ -131,6 +130,15 @@ def _share(site: Site, request: ShareRequest) -> Reply:
         return Shares(peers=peers, ciphertexts=[ciphertexts[peer] for peer in peers], signature=signature)
 
     return _once(site, stages, request, compute)
+
+
+def _smallest_cohort(site: Site, agreement: Agreement, request: StageRequest) -> int:
+    """The fewest sites that this one lets itself be summed with, by its own policy and by what it agreed to."""
+    smallest = max(read_policy(site.policy_path).k_min, agreement.config.secagg.k_min)
+    if request.purpose == "training":
+        return smallest
+    # The noise in a table is shared out among the sites: fewer of them than planned would carry too little.
+    return max(smallest, threshold_of(len(Roster.from_bytes(site.roster_path.read_bytes()).entries)))
 
 
 def _mask(site: Site, request: MaskRequest) -> Reply:

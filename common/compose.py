@@ -34,7 +34,8 @@ def compose(overrides: Sequence[str]) -> Config:
 
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            plain = OmegaConf.to_container(hydra_compose("config", overrides=list(overrides)), resolve=True)
+            composed = hydra_compose("config", overrides=[_settable(item) for item in overrides])
+            plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
     return validate(json.dumps(plain))
@@ -86,6 +87,20 @@ def explain(key: str) -> str:
     if name not in model.model_fields:
         raise ConfigError(f"{key} is no key; beside it there are {_names(model)}")
     return _describe(key, model.model_fields[name])
+
+
+def _settable(override: str) -> str:
+    """Let a documented key be set where no YAML lists it; Hydra alone would ask for a `+` there."""
+    key = override.split("=", 1)[0]
+    model: type[BaseModel] = Config
+    *parents, name = key.split(".")
+    for parent in parents:
+        annotation = model.model_fields[parent].annotation if parent in model.model_fields else None
+        if not _is_section(annotation):
+            return override
+        model = annotation
+    known = name in model.model_fields and not (CONFIGS / key).is_dir() and key in override.split("=", 1)
+    return f"++{override}" if known else override
 
 
 def _describe(key: str, field: FieldInfo) -> str:

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from common.compose import validate
 from common.messages import Reply, Request
 from common.privacy.plan import PrivacyPlan
+from common.secagg.roster import Roster
 from common.wire import from_records, to_records
 from server.link import Failure
 from server.loop import Settings, run_federation
@@ -37,13 +38,12 @@ def main(grid: Grid, context: Context) -> None:
 def settings_of(run_config: Mapping[str, str | int | float | bool], folder: Path) -> Settings:
     """Read the run's configuration (one JSON string each for config and plan) and the server's own roster."""
     plan = str(run_config["plan"])
-    roster = folder / "roster.bin"
     return Settings(
         run=str(run_config["run"]),
         config=validate(str(run_config["config"])),
         plan=PrivacyPlan.from_json(plan) if json.loads(plan) else None,
         folder=folder,
-        roster=roster.read_bytes() if roster.exists() else b"",
+        roster=Roster.from_bytes((folder / "roster.bin").read_bytes()),
     )
 
 

@@ -16,6 +16,7 @@ from common.messages import Enrol, Task
 from common.models.model import build_model
 from common.privacy.plan import PrivacyPlan
 from common.releases import schema_of, tables_of
+from common.secagg.roster import Roster
 from server.aggregate import mean_by_block, median_by_block
 from server.cohort import Member, enrol, settle
 from server.collect import Collected, Rules, collect
@@ -35,7 +36,7 @@ class Settings:
     config: Config
     plan: PrivacyPlan | None
     folder: Path
-    roster: bytes
+    roster: Roster
 
     @property
     def journal(self) -> Journal:

@@ -1,0 +1,83 @@
+"""Configuration: what is unknown, missing, mistyped or out of range is refused by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from common.compose import ConfigError, compose, explain, sweep, validate
+
+
+@pytest.mark.parametrize("experiment", ["heart", "heart_flamby"])
+def test_every_experiment_composes(experiment: str) -> None:
+    config = compose([f"experiment={experiment}"])
+    assert config.experiment == experiment
+    assert config.privacy.kind == "subject"
+    assert config.secagg.kind == "masked"
+    assert config.hash() == compose([f"experiment={experiment}"]).hash()
+    assert config.hash() != compose([f"experiment={experiment}", "seed=1"]).hash()
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("privacy.clip_norm=-1", "privacy.clip_norm"),
+        ("privacy.clip_norm=much", "privacy.clip_norm"),
+        ("privacy.clip_norm='1.0'", "privacy.clip_norm"),
+        ("privacy.delta=0", "privacy.delta"),
+        ("privacy.epsilon=.nan", "privacy.epsilon"),
+        ("+privacy.typo=2", "privacy.typo"),
+        ("privacy.typo=2", "typo"),
+        ("+typo=2", "typo"),
+        ("rounds=1.5", "rounds"),
+        ("rounds=0", "rounds"),
+        ("objective.task=null", "objective.task"),
+        ("~objective.task", "objective.task"),
+        ("privacy=nothing", "privacy"),
+        ("fusion=middle", "fusion"),
+        ("model.heads=3", "model.heads"),
+        ("drop=[cleveland]", "drop"),
+        ("federation.aggregator=median", "federation.aggregator"),
+        ("experiment=nowhere", "nowhere"),
+    ],
+)
+def test_a_bad_key_is_named(override: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        compose([override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_median_is_allowed_where_updates_are_not_hidden() -> None:
+    assert compose(["secagg=none", "federation.aggregator=median"]).federation.aggregator == "median"
+
+
+def test_folders_need_a_root_and_a_task() -> None:
+    with pytest.raises(ConfigError, match="objective.task"):
+        compose(["experiment=folders", "data.root=somewhere"])
+    with pytest.raises(ConfigError, match=r"data\.root"):
+        compose(["experiment=folders", "objective.task=icu"])
+
+
+def test_a_configuration_survives_its_json() -> None:
+    config = compose(["privacy.epsilon=3", "drop=[va@2]"])
+    assert validate(config.model_dump_json()) == config
+
+
+def test_a_sweep_becomes_one_run_per_combination() -> None:
+    runs = list(sweep(["experiment=heart", "seed=range(0,3)", "privacy.epsilon=1,8"]))
+    assert len(runs) == 6
+    assert {compose(run).seed for run in runs} == {0, 1, 2}
+
+
+def test_a_key_is_explained_with_its_default_and_bounds() -> None:
+    text = explain("privacy.clip_norm")
+    assert "L2 bound" in text
+    assert "1.0" in text
+    assert "privacy.delta" in explain("privacy")
+    with pytest.raises(ConfigError, match="clip_norm"):
+        explain("privacy.clip")
+
+
+def test_no_choice_names_code() -> None:
+    assert "_target_" not in json.dumps(json.loads(compose([]).model_dump_json()))

@@ -1,0 +1,66 @@
+"""Messages: their byte form is exact, repeatable and refuses what is no message."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.messages import (
+    Advert,
+    Enrol,
+    Masked,
+    MaskRequest,
+    Reply,
+    Request,
+    Task,
+    pack,
+    unpack,
+)
+from common.wire import from_records, to_records
+
+MESSAGES: list[Request | Reply] = [
+    Enrol("run", "{}", "null"),
+    Advert(b"\x00\xff"),
+    Task("run", 3, "training", {"fusion": np.arange(4, dtype=np.float32)}, {"sums": np.arange(3)}),
+    MaskRequest("run", 1, "audit", ["a"], [b"x"], ["a", "b"], [b"", b"\n"]),
+    Masked({"fusion": np.array([2**32 - 1], dtype=np.uint32)}),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_survives_bytes_and_records(message: Request | Reply) -> None:
+    body = pack(message)
+    again = unpack(body)
+    assert type(again) is type(message)
+    assert pack(again) == body
+    assert pack(from_records(to_records(message))) == body
+
+
+def test_array_order_does_not_change_the_bytes() -> None:
+    one, two = np.zeros(2, np.float32), np.ones(3, np.float32)
+    assert pack(Task("r", 1, "training", {"a": one, "b": two})) == pack(Task("r", 1, "training", {"b": two, "a": one}))
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_with_a_value_error(body: bytes) -> None:
+    with pytest.raises(ValueError, match="message|field|missing"):
+        unpack(body)
+
+
+@given(st.data())
+def test_a_flipped_header_byte_never_yields_another_kind_of_failure(data: st.DataObject) -> None:
+    body = bytearray(pack(MESSAGES[3]))
+    place = data.draw(st.integers(0, len(body) - 1))
+    body[place] ^= data.draw(st.integers(1, 255))
+    try:
+        unpack(bytes(body))
+    except ValueError:
+        return
+
+
+def test_an_unknown_field_is_refused() -> None:
+    body = pack(Enrol("run", "{}", "null")).replace(b'\\"plan\\"', b'\\"plam\\"')
+    with pytest.raises(ValueError, match="plan is missing"):
+        unpack(body)
