@@ -15,9 +15,7 @@ Short = dict[str, dict[str, dict[str, float | None]]]
 
 def audit(layout: TableLayout, counts: NDArray[np.int64], *, noise_std: float, config: AuditConfig) -> AuditResult:
     """Read the audit off the released table, as the configuration asks."""
-    return audit_figures(
-        layout, counts, noise_std=noise_std, threshold=config.threshold, min_cell=config.min_cell
-    )
+    return audit_figures(layout, counts, noise_std=noise_std, threshold=config.threshold, min_cell=config.min_cell)
 
 
 def short_form(result: AuditResult) -> Short:

@@ -53,7 +53,7 @@ def layouts() -> tuple[TableLayout, TableLayout]:
 @cache
 def example_record() -> RunRecord:
     """A finished run of the heart experiment."""
-    return RunRecord(
+    record = RunRecord(
         run="20250304-101532-3f9a1c",
         experiment="heart",
         created="2025-03-04T10:15:32+00:00",
@@ -88,18 +88,19 @@ def example_record() -> RunRecord:
         blocks=_blocks(),
         traffic=_traffic(),
         software={"fedmosaic": "0.1.0", "flwr": "1.41.0", "torch": "2.13.0", "dp-accounting": "0.6.0"},
-        **_figures(),
     )
+    return _with_figures(record, noised=True)
 
 
 def unprotected(record: RunRecord) -> RunRecord:
     """The same run with everything switched off that protects anybody."""
     promise = replace(record.promise, kind="none", epsilon=None, delta=None, noise_multiplier=None, clip_norm=None)
-    sites = tuple(replace(site, cohorts=(), ledger=None) for site in record.sites)
-    return replace(record, promise=promise, secagg=SecaggFacts("none", k_min=3), sites=sites)
+    sites = tuple(replace(site, cohorts=(), ledger=None, refused=()) for site in record.sites)
+    bare = replace(record, promise=promise, secagg=SecaggFacts("none", k_min=3), sites=sites)
+    return _with_figures(bare, noised=False)
 
 
-def _figures() -> dict[str, object]:
+def _with_figures(record: RunRecord, *, noised: bool) -> RunRecord:
     rng = np.random.default_rng(7)
     evaluation, audit = layouts()
     sex = (rng.random(_SUBJECTS) < 0.79).astype(np.int64)
@@ -108,19 +109,21 @@ def _figures() -> dict[str, object]:
     strength_of = {m: np.where((m == "exercise") & (sex == 0), 0.15, s) for m, s in _STRENGTH.items()}
     parts = {m: rng.normal((2 * label - 1) * s, 1.0) * _STRENGTH[m] for m, s in strength_of.items()}
     scores = {
-        c.name: 1 / (1 + np.exp(-2.2 * sum(parts[m] for m in c.keep) - 0.5 * sex + 0.4))[:, None] for c in evaluation.conditions
+        c.name: 1 / (1 + np.exp(-2.2 * sum(parts[m] for m in c.keep) + 2.2 * sex - 1.9))[:, None]
+        for c in evaluation.conditions
     }
     groups, subjects = {"sex": sex, "age": age}, np.arange(_SUBJECTS)
     tables, stds = {}, {}
     for name, layout, multiplier in (("evaluation", evaluation, 0.62), ("audit", audit, 0.58)):
-        stds[name] = l2_sensitivity(layout) * multiplier * math.sqrt(2)
+        stds[name] = l2_sensitivity(layout) * multiplier * math.sqrt(2) * noised
         noise = np.rint(rng.normal(0, stds[name], layout.size)).astype(np.int64)
         tables[name] = fill(layout, scores, label, groups, subjects) + noise
-    return {
-        "test": _exact(scores, label, rng.choice(4, _SUBJECTS, p=[0.33, 0.32, 0.13, 0.22])),
-        "released": evaluation_figures(evaluation, tables["evaluation"], noise_std=stds["evaluation"], threshold=0.5),
-        "audit": audit_figures(audit, tables["audit"], noise_std=stds["audit"], threshold=0.5, min_cell=11),
-    }
+    return replace(
+        record,
+        test=_exact(scores, label, rng.choice(4, _SUBJECTS, p=[0.33, 0.32, 0.13, 0.22])),
+        released=evaluation_figures(evaluation, tables["evaluation"], noise_std=stds["evaluation"], threshold=0.5),
+        audit=audit_figures(audit, tables["audit"], noise_std=stds["audit"], threshold=0.5, min_cell=11),
+    )
 
 
 def _exact(scores: dict[str, np.ndarray], label: np.ndarray, site: np.ndarray) -> ExactTest:
@@ -154,7 +157,7 @@ def _round(number: int) -> RoundRecord:
         sites=tuple(name for name in SITES if name not in dropped),
         dropped=dropped,
         update_norm=0.35 + float(rng.random()) * 0.05,
-        test_accuracy=0.55 + 0.27 * rise + float(rng.normal(0, 0.008)),
+        test_accuracy=0.55 + 0.26 * rise + float(rng.normal(0, 0.008)),
         test_auroc=0.6 + 0.29 * rise + float(rng.normal(0, 0.006)),
     )
 
@@ -170,6 +173,12 @@ def _blocks() -> tuple[BlockRecord, ...]:
 
 
 def _site(name: str, held: tuple[str, ...]) -> SiteRecord:
+    lifetime, before = {
+        "cleveland": (20.0, 2.9),
+        "hungary": (12.0, 2.9),
+        "switzerland": (30.0, 0.0),
+        "va": (20.0, 9.7),
+    }[name]
     dropped = 2 if name == "va" else 1 if name == "switzerland" else 0
     train = CohortBudget(
         "train",
@@ -196,35 +205,46 @@ def _site(name: str, held: tuple[str, ...]) -> SiteRecord:
         ),
     )
     ledger = LedgerRecord(
-        lifetime_epsilon=20.0,
+        lifetime_epsilon=lifetime,
         delta=1e-3,
-        spent=11.62,
-        left=8.38,
+        spent=before + 8.72,
+        left=lifetime - before - 8.72,
         entries=47,
         head="5d" * 32,
         public_key="a1" * 32,
+        spent_before=before,
         runs=(
-            RunSpend("20250211-090003-77aa01", "train", 3.1, 2.9, "2025-02-11"),
+            RunSpend("20250211-090003-77aa01", "train", before + 0.2, before, "2025-02-11"),
             RunSpend("20250304-101532-3f9a1c", "train", 8.71, 8.66, "2025-03-04"),
             RunSpend("20250304-101532-3f9a1c", "test", 8.62, 8.62, "2025-03-04"),
         ),
     )
-    refused = (RefusedRecord("2025-03-04T10:12:01Z", "budget", "run 20250304-101201-0b11 asked for epsilon 16; 17.1 were left"),)
+    refused = (
+        RefusedRecord(
+            "2025-03-04T10:12:01Z", "budget", "run 20250304-101201-0b11 asked for epsilon 16; 17.1 were left"
+        ),
+    )
     return SiteRecord(name, held, (train, test), ledger, _out(dropped), refused if name == "va" else ())
 
 
 def _out(dropped: int) -> tuple[OutRecord, ...]:
-    form = "masked: readable only as part of a sum over 3 or more sites"
+    form = "masked; only in a sum of 3 or more"
     rounds = [n for n in range(1, _ROUNDS + 1) if not (dropped and n in {7, 8})]
     tables = (("normalisation", 4321), ("evaluation", 9120), ("audit", 13420))
     return tuple(
-        OutRecord(number, "training", "update of the held blocks", "server", 13824, form, "1 step", "2025-03-04") for number in rounds
-    ) + tuple(OutRecord(0, what, "integer table", "server", size, form, "1 release", "2025-03-04") for what, size in tables)
+        OutRecord(number, "training", "update, 9 blocks", "server", 13824, form, "1 step", "2025-03-04")
+        for number in rounds
+    ) + tuple(
+        OutRecord(0, what, "integer table", "server", size, form, "1 release", "2025-03-04") for what, size in tables
+    )
 
 
 def _traffic() -> tuple[Traffic, ...]:
     masked = "masked integers; the server can read only the sum"
     up = tuple(Traffic(name, "server", "training", masked, 5 * _ROUNDS, 13824 * _ROUNDS) for name in SITES)
     tables = tuple(Traffic(name, "server", "tables", masked, 15, 26861) for name in SITES)
-    down = tuple(Traffic("server", name, "training", "released model and public keys", 5 * _ROUNDS, 12100 * _ROUNDS) for name in SITES)
+    down = tuple(
+        Traffic("server", name, "training", "released model and public keys", 5 * _ROUNDS, 12100 * _ROUNDS)
+        for name in SITES
+    )
     return up + tables + down

@@ -13,7 +13,7 @@ from common.metrics.figure import Figure
 from common.metrics.interval import CONFIDENCE, Z95, combine, spread, z_of
 
 # A gap's name and the metrics whose differences it is the largest of (Hardt, Price, Srebro 2016; Fairlearn's names).
-_GAPS = {
+_GAPS: dict[str, dict[str, tuple[str, ...]]] = {
     "binary": {
         "equal_opportunity": ("tpr",),
         "equalized_odds": ("tpr", "fpr"),
@@ -23,6 +23,8 @@ _GAPS = {
     "multiclass": {"accuracy": ("accuracy",), "balanced_accuracy": ("balanced_accuracy",)},
 }
 _POWER = 0.8
+# The gaps with all modalities are what most readers come for: they get most of the error that claims may make.
+_FIRST_SHARE = 0.8
 
 
 def gaps_of(layout: TableLayout, groups: tuple[GroupFigures, ...]) -> tuple[Gap, ...]:
@@ -37,7 +39,7 @@ def gaps_of(layout: TableLayout, groups: tuple[GroupFigures, ...]) -> tuple[Gap,
         members = [g for g in groups if g.attribute == attribute and g.condition == condition.name]
         for name, metrics in _GAPS[layout.kind].items():
             found.append(_gap(members, name, metrics))
-    return _with_claims(found)
+    return _with_claims(found, layout.conditions[0].name)
 
 
 def _gap(members: list[GroupFigures], name: str, metrics: tuple[str, ...]) -> tuple[Gap, float]:
@@ -53,7 +55,11 @@ def _gap(members: list[GroupFigures], name: str, metrics: tuple[str, ...]) -> tu
         return Gap(attribute, condition, name, Figure(None, reason=reason)), 1.0
     wider = z_of(len(pairs)) / Z95
     differences = [
-        (combine((1.0, -1.0), (_widened(one.figures[metric], wider), _widened(other.figures[metric], wider))), one, other)
+        (
+            combine((1.0, -1.0), (_widened(one.figures[metric], wider), _widened(other.figures[metric], wider))),
+            one,
+            other,
+        )
         for metric, one, other in pairs
     ]
     lows, highs, values = zip(*(_absolute(difference) for difference, _, _ in differences), strict=True)
@@ -90,16 +96,22 @@ def _p_value(difference: Figure, z: float) -> float:
     return 1.0 if half <= 0 else math.erfc(abs(value) / (half / z) / math.sqrt(2))
 
 
-def _with_claims(found: list[tuple[Gap, float]]) -> tuple[Gap, ...]:
-    """Mark the gaps that Holm's procedure tells from zero."""
-    order = sorted(range(len(found)), key=lambda index: found[index][1])
+def _with_claims(found: list[tuple[Gap, float]], first: str) -> tuple[Gap, ...]:
+    """Mark the gaps that Holm's procedure tells from zero; the first condition and the rest share the error."""
+    said = [index for index, (gap, _) in enumerate(found) if gap.size.value is not None]
+    main = [index for index in said if found[index][0].condition == first]
+    rest = [index for index in said if found[index][0].condition != first]
+    error = 1 - CONFIDENCE
+    claims = _holm(found, main, error * (_FIRST_SHARE if rest else 1.0)) | _holm(
+        found, rest, error * (1 - _FIRST_SHARE)
+    )
+    return tuple(replace(gap, claim=index in claims) for index, (gap, _) in enumerate(found))
+
+
+def _holm(found: list[tuple[Gap, float]], family: list[int], error: float) -> set[int]:
     claims: set[int] = set()
-    said = sum(gap.size.value is not None for gap, _ in found)
-    for rank, index in enumerate(order):
-        if found[index][1] > (1 - CONFIDENCE) / max(said - rank, 1):
+    for rank, index in enumerate(sorted(family, key=lambda index: found[index][1])):
+        if found[index][1] > error / (len(family) - rank):
             break
         claims.add(index)
-    return tuple(
-        replace(gap, claim=index in claims and gap.size.value is not None)
-        for index, (gap, _) in enumerate(found)
-    )
+    return claims

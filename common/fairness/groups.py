@@ -75,7 +75,7 @@ def audit_figures(
 
 
 def _sizes(table: _Table, group: int) -> tuple[NDArray[np.float64], float]:
-    """A group's subjects by label, and the noise's variance in each: all conditions count the same subjects, so pool them."""
+    """A group's subjects by label, and the noise's variance in each; pooled, as all conditions count the same ones."""
     weights = np.array([condition.weight**2 for condition in table.layout.conditions], dtype=np.float64)
     by_label = (table.counts[:, group].sum(axis=-1) * weights[:, None]).sum(axis=0) / weights.sum()
     return by_label, float((weights**2 * table.layout.bins * table.noise**2).sum() / weights.sum() ** 2)
@@ -88,7 +88,7 @@ def _suppressed(table: _Table) -> dict[int, str]:
         members = [index for index, (name, _) in enumerate(table.layout.groups) if name == attribute]
         sizes = {index: float(_sizes(table, index)[0].sum()) for index in members}
         small = [index for index in members if sizes[index] < table.min_cell]
-        reasons |= {index: f"fewer than {table.min_cell} subjects: cannot be said" for index in small}
+        reasons |= dict.fromkeys(small, f"fewer than {table.min_cell} subjects: cannot be said")
         rest = [index for index in members if index not in small]
         if len(small) == 1 and rest:
             shown = min(rest, key=lambda index: sizes[index])

@@ -66,7 +66,7 @@ class TableLayout:
 def conditions_of(modalities: Sequence[str], *, alone: bool = True) -> tuple[Condition, ...]:
     """Name the modality conditions: all, each one alone (where asked), each one left out.
 
-    With a single modality there is only `all`; with two, leaving one out is having the other alone, and is not repeated.
+    With a single modality there is only `all`; with two, leaving one out is having the other alone, not repeated.
     """
     everything = tuple(sorted(modalities))
     found = [Condition("all", everything, _WEIGHT_OF_ALL if len(everything) > 1 else 1)]
@@ -135,12 +135,15 @@ def fill(
 
     Guarantees:
         one contribution: a subject counts once per condition and attribute, whatever its number of rows: the mean of
-        its rows' scores, and its last row's label and level. A subject whose label or score is not known counts nowhere,
-        one whose level is not known does not count in that attribute.
+        its rows' scores, and its last row's label and level. A subject whose label or score is not known counts
+        nowhere, one whose level is not known does not count in that attribute.
     """
     table = np.zeros(layout.shape, dtype=np.int64)
     last_row = {int(subject): row for row, subject in enumerate(subjects)}
-    distinct, rows = np.array(sorted(last_row), dtype=np.int64), np.array([last_row[s] for s in sorted(last_row)], dtype=int)
+    distinct, rows = (
+        np.array(sorted(last_row), dtype=np.int64),
+        np.array([last_row[s] for s in sorted(last_row)], dtype=int),
+    )
     if not distinct.size:
         return table.ravel()
     label = labels[rows]

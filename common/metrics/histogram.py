@@ -1,8 +1,8 @@
 """Quality of a binary classifier from its score histogram: [label, bin] counts that may carry privacy noise.
 
 No cell is cut at zero: that would bias every sum. Only the finished figures are brought back into their range. Every
-interval carries the sampling of the subjects and the noise, whose standard deviation is known; intervals that ignore the
-noise are far too narrow (tests/statistical/test_audit_intervals.py shows both).
+interval carries the sampling of the subjects and the noise, whose standard deviation is known; intervals that ignore
+the noise are far too narrow (tests/statistical/test_audit_intervals.py shows both).
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ def balanced_accuracy(histogram: Histogram, z: float = Z95) -> Figure:
 def auroc(histogram: Histogram, z: float = Z95) -> Figure:
     """Chance that someone with the condition scores above someone without; the same bin counts half.
 
-    The interval inverts a test: all areas A for which U(A) = sum over pairs of bins of n_neg n_pos (won - A) is within z
-    standard deviations of zero. Its variance is Hanley and McNeil's at A, plus the noise's, which is exact: U is bilinear
-    in the counts, and the term that plugging in noised counts adds is taken off again.
+    The interval inverts a test: all areas A for which U(A) = sum over pairs of bins of n_neg n_pos (won - A) is within
+    z standard deviations of zero. Its variance is Hanley and McNeil's at A, plus the noise's: U is bilinear in the
+    counts, and the term that plugging in noised counts adds is taken off again.
 
     Source: Hanley and McNeil 1982; inverted as in Newcombe 2006 (method 5).
     """
@@ -123,7 +123,9 @@ def auroc(histogram: Histogram, z: float = Z95) -> Figure:
     value = min(max(value, 0.0), 1.0)
     pairs = num_positive * num_negative
     sampling = pairs**2 * _hanley_mcneil(_GRID, num_positive, num_negative)
-    inside = (float(positive @ won @ negative) - _GRID * pairs) ** 2 <= z**2 * (sampling + _noise_of_u(histogram, _GRID))
+    inside = (float(positive @ won @ negative) - _GRID * pairs) ** 2 <= z**2 * (
+        sampling + _noise_of_u(histogram, _GRID)
+    )
     step = float(_GRID[1] - _GRID[0])
     kept = _GRID[inside] if inside.any() else np.array([value])
     low, high = max(float(kept.min()) - step, 0.0), min(float(kept.max()) + step, 1.0)
@@ -204,4 +206,4 @@ def _noise_of_u(histogram: Histogram, area: NDArray[np.float64]) -> NDArray[np.f
     linear = (by_positive**2).sum(axis=0) + (by_negative**2).sum(axis=0)
     both = float((won**2).sum()) - 2 * area * float(won.sum()) + area**2 * size
     var = histogram.noise_std**2
-    return np.maximum(var * linear - var**2 * both, var**2 * both)
+    return np.asarray(np.maximum(var * linear - var**2 * both, var**2 * both))

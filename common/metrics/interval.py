@@ -31,7 +31,7 @@ def share(inside: float, outside: float, *, inside_var: float, outside_var: floa
 
     Guarantees:
         noise off: Wilson's interval.
-    Source: Wilson 1927; the noise term as in Fieller 1954. A true count is never negative, so a negative one is read as 0.
+    Source: Wilson 1927; the noise term as in Fieller 1954. A true count is never negative: a negative one is read as 0.
     """
     a, b = max(inside, 0.0), max(outside, 0.0)
     n = a + b

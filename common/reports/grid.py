@@ -35,12 +35,13 @@ def participation(sites: Sequence[str], rounds: Sequence[RoundRecord]) -> str:
 
 
 def budget_bar(ledger: LedgerRecord) -> str:
-    """One bar: spent and left of the lifetime budget."""
+    """One bar: spent before this run (light), by this run (dark), and left of the lifetime budget."""
     share = min(max(ledger.spent / ledger.lifetime_epsilon, 0.0), 1.0)
-    spent = share * _WIDTH
+    before = min(max((ledger.spent_before or 0.0) / ledger.lifetime_epsilon, 0.0), share)
     body = (
         f'<rect x="0" y="0" width="{_WIDTH:.0f}" height="16" fill="#e4e9ed"/>'
-        f'<rect x="0" y="0" width="{spent:.1f}" height="16" fill="{RELEASED if share < 1 else RED}"/>'
+        f'<rect x="0" y="0" width="{share * _WIDTH:.1f}" height="16" fill="{RELEASED if share < 1 else RED}"/>'
+        f'<rect x="0" y="0" width="{before * _WIDTH:.1f}" height="16" fill="#7fb8c2"/>'
     )
     return _frame(body, 16, f"{ledger.spent:.2f} of {ledger.lifetime_epsilon:g} spent")
 
@@ -83,6 +84,5 @@ def _short(name: str, limit: int = 18) -> str:
 
 
 def _frame(body: str, height: float, title: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {_WIDTH:.0f} {height:.0f}" class="grid" role="img"><title>{escape(title)}</title>{body}</svg>'
-    )
+    frame = f'viewBox="0 0 {_WIDTH:.0f} {height:.0f}" class="grid" role="img"'
+    return f"<svg {frame}><title>{escape(title)}</title>{body}</svg>"

@@ -4,37 +4,44 @@ from __future__ import annotations
 
 from common.reports.record import CohortBudget, RunRecord
 
+_ALWAYS = (
+    "A person present at several institutions pays at each of them: their loss is the sum.",
+    "The code that runs at an institution is trusted: it sees the records. A site that is lied to about its code is "
+    "not protected.",
+    "Who took part in which round, which modalities a site holds, and how large and how late messages are is not "
+    "hidden from the server.",
+    "Privacy budgets know only what went through them: a release by another system, or a ledger that was thrown away, "
+    "is not counted.",
+)
+_WITH_PRIVACY = (
+    "Training noise is drawn as 64-bit floating point numbers, which is not exactly the Gaussian of the proof; it is "
+    "rounded to integers before it leaves. The noise in tables is an exact discrete Gaussian.",
+    "Epsilon bounds what the releases say about whether a person took part. It does not stop a conclusion that holds "
+    "for everyone alike, such as that smokers are ill more often.",
+    "Choosing settings by looking at earlier runs costs what those runs cost: each is in the ledger, none is in this "
+    "run's figure.",
+)
+_WITHOUT_PRIVACY = ("With privacy off, nothing bounds what model and tables give away about a person.",)
+_SIMULATED = (
+    "In a simulation one machine plays all sites and the server, and holds everybody's records and keys: the protocol "
+    "ran in full, but hides nothing from whoever runs that machine. The figures that the simulator measured are outside "
+    "every budget."
+)
+
 
 def not_covered(record: RunRecord) -> tuple[str, ...]:
     """What neither differential privacy nor secure aggregation covers in this run."""
-    lines = [
-        "A person present at several institutions pays at each of them: their loss is the sum.",
-        "The code that runs at an institution is trusted: it sees the records. A site that is lied to about its code is not protected.",
-        "Who took part in which round, which modalities a site holds, and how large and how late messages are is not hidden from the server.",
-        "Privacy budgets know only what went through them: a release by another system, or a ledger that was thrown away, is not counted.",
-    ]
-    if record.promise.kind != "none":
-        lines += [
-            "Training noise is drawn as 64-bit floating point numbers, which is not exactly the Gaussian of the proof; it is rounded to "
-            "integers before it leaves. The noise in tables is an exact discrete Gaussian.",
-            "Epsilon bounds what the releases say about whether a person took part. It does not stop a conclusion that holds for everyone "
-            "alike, such as that smokers are ill more often.",
-            "Choosing settings by looking at earlier runs costs what those runs cost: each is in the ledger, none is in this run's figure.",
-        ]
-    else:
-        lines.append("With privacy off, nothing bounds what model and tables give away about a person.")
+    lines = [*_ALWAYS]
+    lines += _WITH_PRIVACY if record.promise.kind != "none" else _WITHOUT_PRIVACY
     if record.secagg.kind == "none":
         lines.append("With secure aggregation off, the server reads every site's contribution on its own.")
     else:
         lines.append(
-            f"Sums over at least {record.secagg.k_min} sites hide a single site only while enough of the others are honest: sites that "
-            "collude can subtract what is theirs."
+            f"Sums over at least {record.secagg.k_min} sites hide a single site only while enough of the others are "
+            "honest: sites that collude can subtract what is theirs."
         )
     if record.simulated:
-        lines.append(
-            "In a simulation one machine plays all sites and the server, and holds everybody's records and keys: the protocol ran in full, "
-            "but hides nothing from whoever runs that machine. The figures that the simulator measured are outside every budget."
-        )
+        lines.append(_SIMULATED)
     lines.append("No attack was tried on this model: there is no measured lower bound beside the claimed epsilon.")
     return tuple(lines)
 

@@ -42,7 +42,11 @@ def _front(record: RunRecord) -> dict[str, object]:
     }
     if record.test is not None:
         values = {"accuracy": record.test.pooled_accuracy, "roc_auc": record.test.auroc}
-        metrics = [{"type": kind, "value": round(value, 4), "verified": False} for kind, value in values.items() if value is not None]
+        metrics = [
+            {"type": kind, "value": round(value, 4), "verified": False}
+            for kind, value in values.items()
+            if value is not None
+        ]
         task = {"type": "tabular-classification", "name": record.task}
         dataset = {"type": record.experiment, "name": record.experiment, "split": "test"}
         results = [{"task": task, "dataset": dataset, "metrics": metrics}]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from common.metrics.figure import Figure
 
 NOT_KNOWN = "not measured"
 CANNOT = "cannot be said"
+SPACE = "\N{NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
 
 
 def percent(value: float | None) -> str:
     """A share as a percentage."""
-    return NOT_KNOWN if value is None else f"{100 * value:.0f} %"
+    return NOT_KNOWN if value is None else f"{100 * value:.0f}{SPACE}%"
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
     """A plain number."""
-    return NOT_KNOWN if value is None else f"{value:.{digits}f}"
+    return NOT_KNOWN if value is None else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def epsilon(value: float | None) -> str:
@@ -44,7 +48,7 @@ def percent_figure(figure: Figure | None) -> str:
         return CANNOT
     if figure.low is None or figure.high is None:
         return percent(figure.value)
-    return f"{100 * figure.value:.0f} % ({100 * figure.low:.0f} to {100 * figure.high:.0f})"
+    return f"{100 * figure.value:.0f}{SPACE}% ({100 * figure.low:.0f} to {100 * figure.high:.0f})"
 
 
 def decimal_figure(figure: Figure | None) -> str:
@@ -53,12 +57,20 @@ def decimal_figure(figure: Figure | None) -> str:
         return CANNOT
     if figure.low is None or figure.high is None:
         return decimal(figure.value)
-    return f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
+    return f"{decimal(figure.value)} ({decimal(figure.low)} to {decimal(figure.high)})"
 
 
 def count_figure(figure: Figure) -> str:
     """A noised count."""
-    return CANNOT if figure.value is None else f"about {max(figure.value, 0):.0f}"
+    return CANNOT if figure.value is None else f"about{SPACE}{max(figure.value, 0):.0f}"
+
+
+def moment(text: str) -> str:
+    """A time as a reader writes it; what is no ISO 8601 time stays as it is."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0")
+    except ValueError:
+        return text
 
 
 def size(num_bytes: int) -> str:

@@ -1,6 +1,6 @@
 """Pictures as inline SVG: curves over rounds, and dots with their intervals. No script, no font, no file beside them.
 
-Matplotlib is imported when a picture is drawn, not before: it takes half a second, and the command line has to be quick.
+Matplotlib is imported when a picture is drawn, not before: it takes half a second, and a command has to be quick.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Column:
-    """One panel of a dot chart; `dots` stand in the order of the chart's rows; `mark` is a line drawn for comparison."""
+    """One panel of a dot chart; `dots` stand in the order of the chart's rows; `mark` is a line to compare with."""
 
     title: str
     label: str
@@ -83,7 +83,9 @@ def curve_chart(lines: Sequence[Line], *, name: str, x_label: str, y_label: str)
             axes.plot(line.x, line.y, style, color=line.colour, linewidth=1.8, solid_capstyle="round")
             if line.x:
                 text = f"{line.label} {line.y[-1]:.2f}"
-                axes.annotate(text, (line.x[-1], line.y[-1]), (6, 0), textcoords="offset points", va="center", color=line.colour)
+                axes.annotate(
+                    text, (line.x[-1], line.y[-1]), (6, 0), textcoords="offset points", va="center", color=line.colour
+                )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.margins(x=0.01, y=0.12)
@@ -113,7 +115,9 @@ def _draw_dot(axes: Axes, place: int, dot: Dot, column: Column) -> None:
     if dot.figure.value is None:
         if dot.exact is None:
             middle = (low_end + high_end) / 2
-            axes.text(middle, place, "cannot be said", va="center", ha="center", style="italic", color="#6b7785", size=8.5)
+            axes.text(
+                middle, place, "cannot be said", va="center", ha="center", style="italic", color="#6b7785", size=8.5
+            )
     else:
         if dot.figure.low is not None and dot.figure.high is not None:
             ends = (max(dot.figure.low, low_end), min(dot.figure.high, high_end))
@@ -148,17 +152,24 @@ def _canvas(inches_high: float) -> Iterator[Canvas]:
     from matplotlib import rc_context  # noqa: PLC0415
     from matplotlib.figure import Figure as NewCanvas  # noqa: PLC0415
 
-    with rc_context(_STYLE):
+    with rc_context(_STYLE):  # type: ignore[arg-type]  # its stub wants the keys as literals
         yield NewCanvas(figsize=(_INCHES_WIDE, inches_high), layout="constrained")
 
 
 def _svg(canvas: Canvas, name: str) -> str:
     """The figure as an SVG element whose ids start with `name`, so that two pictures of a page never share one."""
     buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
+    canvas.savefig(
+        buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None, "Format": None}
+    )
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" xmlns:xlink="http://www.w3.org/1999/xlink">', text, count=1)
+    text = re.sub(
+        r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>',
+        r'<svg viewBox="\1" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        text,
+        count=1,
+    )
     return re.sub(r"\n\s*", "\n", text)

@@ -10,8 +10,8 @@ from common.reports.record import RunRecord
 
 _NOTHING = Figure(None)
 _METRIC_TITLES = {
-    "tpr": ("Found among the ill", "true positive rate"),
-    "fpr": ("False alarms among the healthy", "false positive rate"),
+    "tpr": ("Found, of those with {task}", "true positive rate"),
+    "fpr": ("Falsely alarmed, of those without", "false positive rate"),
 }
 _GAP_TITLES = {
     "equal_opportunity": "Gap in share found",
@@ -26,14 +26,17 @@ _GAP_TITLES = {
 def training_picture(record: RunRecord) -> str:
     """Test accuracy and AUROC over the rounds, as the simulator measured them; empty where it did not."""
     lines = []
-    for label, field, colour, dashed in (("AUROC", "test_auroc", EXACT, False), ("accuracy", "test_accuracy", SECOND, True)):
+    for label, field, colour, dashed in (
+        ("AUROC", "test_auroc", EXACT, False),
+        ("accuracy", "test_accuracy", SECOND, True),
+    ):
         known = [(item.number, getattr(item, field)) for item in record.rounds if getattr(item, field) is not None]
         if known:
             x, y = zip(*known, strict=True)
             lines.append(Line(label, tuple(map(float, x)), y, colour, dashed))
     if not lines:
         return ""
-    return curve_chart(lines, name="training", x_label="round", y_label="on the held-out people of all sites")
+    return curve_chart(lines, name="training", x_label="round", y_label="on held-out people")
 
 
 def update_picture(record: RunRecord) -> str:
@@ -53,10 +56,13 @@ def conditions_picture(record: RunRecord) -> str:
     names = tuple(released or exact)
     if not names:
         return ""
-    ranked = any("auroc" in figures for figures in released.values()) or any(c.auroc is not None for c in exact.values())
+    ranked = any("auroc" in figures for figures in released.values()) or any(
+        c.auroc is not None for c in exact.values()
+    )
     metric = "auroc" if ranked else "accuracy"
     dots = tuple(
-        Dot(released.get(name, {}).get(metric, _NOTHING), getattr(exact[name], metric) if name in exact else None) for name in names
+        Dot(released.get(name, {}).get(metric, _NOTHING), getattr(exact[name], metric) if name in exact else None)
+        for name in names
     )
     title = "AUROC: 0.5 is guessing, 1 is perfect" if ranked else "accuracy"
     column = Column("", title, dots, (_floor(dots), 1.0), mark=0.5 if ranked else None)
@@ -71,7 +77,7 @@ def groups_picture(audit: AuditResult, condition: str = "all") -> str:
     for metric in metrics:
         title, label = _METRIC_TITLES.get(metric, (metric, metric))
         dots = tuple(Dot(group.figures.get(metric, _NOTHING)) for group in members)
-        columns.append(Column(title, label, dots, (0.0, 1.0), percent=True))
+        columns.append(Column(title.format(task=audit.task), label, dots, (0.0, 1.0), percent=True))
     rows = [f"{group.attribute}: {group.group}" for group in members]
     return dot_chart(rows, columns, name=f"groups-{condition.replace(':', '-')}", separate=_breaks(members))
 
@@ -109,7 +115,9 @@ def gains_picture(audit: AuditResult) -> str:
     rows = [f"{modality}, {attribute}: {group}" for modality in modalities for attribute, group in groups]
     dots = tuple(Dot(by_place[modality, *group]) for modality in modalities for group in groups)
     name = "AUROC" if metric == "auroc" else metric
-    column = Column(f"{name} with all modalities minus {name} without this one", f"{name} gained", dots, (-0.6, 0.6), mark=0.0)
+    column = Column(
+        f"{name} with all modalities minus {name} without this one", f"{name} gained", dots, (-0.6, 0.6), mark=0.0
+    )
     return dot_chart(rows, [column], name="gains", separate=[n * len(groups) for n in range(1, len(modalities))])
 
 

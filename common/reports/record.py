@@ -1,7 +1,7 @@
 """Everything that a run's reports say, as one frozen record that lives in the run folder's metrics.json.
 
-Two kinds of figures stand here, and the reports keep them apart. `ExactTest` was measured by the simulator, who holds all
-records: in a real federation nobody could. Everything else was released by the protocol, or is a public fact.
+Two kinds of figures stand here, and the reports keep them apart. `ExactTest` was measured by the simulator, who holds
+all records: in a real federation nobody could. Everything else was released by the protocol, or is a public fact.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 @dataclass(frozen=True)
 class RedBox:
-    """Something that takes a promise away: shown in red on top of every page.
-
-    Attributes:
-        code: privacy_none, secagg_none, test_noise or another short name.
-    """
+    """Something that takes a promise away: shown in red on top of every page."""
 
     code: str
     title: str
@@ -36,10 +32,7 @@ class RedBox:
 class Promise:
     """What each subject was promised, and by what means; one for all sites, fixed before the first round.
 
-    Attributes:
-        kind: subject, or none.
-        random_source: os-csprng, or test.
-        steps: noisy steps of the whole run at each site.
+    `kind` is subject or none, `random_source` os-csprng or test, `steps` counts the noisy steps of the run at each site.
     """
 
     kind: str
@@ -82,13 +75,10 @@ class ChargeRecord:
 
 @dataclass(frozen=True)
 class CohortBudget:
-    """What one cohort (train, valid, test) of a site paid in this run.
+    """What one cohort (train, valid, test) of a site paid in this run: epsilon at `delta`.
 
-    Attributes:
-        pld: epsilon by the privacy loss distribution, add or remove one subject: the figure.
-        prv: the same by Opacus's PRV accountant.
-        rdp: the same by Renyi composition.
-        replace_one: epsilon where one subject is replaced by another.
+    `pld` is the figure (privacy loss distribution, add or remove one subject), `prv` and `rdp` are the same charge by
+    other accountants, and `replace_one` is where one subject is replaced by another.
     """
 
     cohort: str
@@ -102,7 +92,7 @@ class CohortBudget:
 
 @dataclass(frozen=True)
 class RunSpend:
-    """One line of a site's ledger: what a run reserved and what it cost; epsilon is the Renyi filter's, of that run alone."""
+    """One line of a site's ledger: what a run reserved and what it cost, by the Renyi filter, of that run alone."""
 
     run: str
     cohort: str
@@ -117,6 +107,7 @@ class LedgerRecord:
 
     Attributes:
         head: hash of the newest entry, in hex.
+        spent_before: `spent` as it stood before this run; None where it is not known.
     """
 
     lifetime_epsilon: float
@@ -126,6 +117,7 @@ class LedgerRecord:
     entries: int
     head: str
     public_key: str
+    spent_before: float | None = None
     runs: tuple[RunSpend, ...] = ()
 
 
@@ -259,6 +251,7 @@ class RunRecord:
     """One run, as its reports show it.
 
     Attributes:
+        config: the resolved configuration as JSON values (`model_dump(mode="json")`).
         created: when it began, ISO 8601 in UTC.
         rounds_planned: the plan's; `rounds` holds those that took place.
         honesty: which parts of the data are real, paired, split or simulated.

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from common.fairness.result import GroupFigures
 from common.reports import numbers
 from common.reports.plots import condition_title
 from common.reports.record import RunRecord
-from common.reports.sentences import GAP_NAMES, red_boxes, verdict
+from common.reports.sentences import GAP_NAMES, gap_size, red_boxes, release_kind, verdict
 
 METRIC_NAMES = {
-    "tpr": "found among the ill (TPR)",
-    "fpr": "false alarms (FPR)",
+    "tpr": "found, of those with it (TPR)",
+    "fpr": "falsely alarmed (FPR)",
     "selection_rate": "called positive",
     "ppv": "rightly called positive (PPV)",
     "auroc": "AUROC",
@@ -29,7 +29,7 @@ def render(template: str, record: RunRecord, **context: object) -> str:
     """Render a template of this folder for a record; the record's red boxes are always there."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda name: name is not None and ".html" in name,
+        autoescape=select_autoescape(enabled_extensions=("html.j2", "css.j2"), default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -45,6 +45,9 @@ def render(template: str, record: RunRecord, **context: object) -> str:
         "decimal_figure": numbers.decimal_figure,
         "count": numbers.count_figure,
         "size": numbers.size,
+        "moment": numbers.moment,
+        "gap_size": gap_size,
+        "release_kind": lambda noise_std: release_kind(record, noise_std),
         "condition": condition_title,
         "metric": lambda name: METRIC_NAMES.get(name, name),
         "gap_name": lambda name: GAP_NAMES.get(name, name),

@@ -30,6 +30,7 @@ def write_run_report(record: RunRecord, path: Path) -> Path:
         grid=participation([site.name for site in record.sites], record.rounds),
         in_short=sentences.in_short(record),
         leaning=sentences.leaning(record),
+        fairness=sentences.fairness(record.audit),
         took_part=sentences.took_part(record),
         ranked=is_ranked(record),
         conditions_caption=_conditions_caption(record),
@@ -47,7 +48,12 @@ def is_ranked(record: RunRecord) -> bool:
 def _conditions_caption(record: RunRecord) -> str:
     parts = []
     if record.released:
-        noise = "released under DP with noise" if record.released.noise_std > 0 else "released without noise"
+        kind = sentences.release_kind(record, record.released.noise_std)
+        noise = {
+            "dp": "released under DP with noise",
+            "test": "released with test noise",
+            "bare": "released without noise",
+        }[kind]
         parts.append(f"Filled dot with bar: {noise}, and its 95 % interval.")
     if record.test:
         parts.append("Hollow diamond: measured by the simulator.")
@@ -55,6 +61,8 @@ def _conditions_caption(record: RunRecord) -> str:
 
 
 def _config(record: RunRecord) -> str:
-    """The configuration as YAML, less the public schema, which the site folders have."""
+    """The configuration as YAML, less the public schema (the site folders have it) and a budget nobody kept to."""
     shown = {key: value for key, value in record.config.items() if key != "data_schema"}
+    if record.promise.kind == "none" and "privacy" in shown:
+        shown["privacy"] = {"kind": "none"}
     return yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True).strip()

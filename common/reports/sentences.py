@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from common.fairness.result import AuditResult, Gap
-from common.metrics.figure import Figure
-from common.reports.numbers import decimal, decimal_figure, epsilon, percent, percent_figure, plain
+from common.reports.numbers import SPACE, decimal, decimal_figure, epsilon, percent_figure, plain, remaining
 from common.reports.record import RedBox, RunRecord
 
 _CERTAIN = 0.9995
+_NOTICEABLE = 0.005
 GAP_NAMES = {
-    "equal_opportunity": "share of the ill who are found (equal opportunity)",
+    "equal_opportunity": "share found, of those with it (equal opportunity)",
     "equalized_odds": "share found or falsely alarmed (equalized odds)",
     "demographic_parity": "share called positive (demographic parity)",
     "auroc": "ranking (AUROC)",
@@ -25,14 +25,15 @@ def red_boxes(record: RunRecord) -> tuple[RedBox, ...]:
     found = []
     if record.promise.kind == "none":
         text = (
-            "Differential privacy was off. Nobody's records were protected: the released model and tables may give away "
-            "who took part, and what their records say. No budget was charged."
+            "Differential privacy was off. Nobody's records were protected: the released model and tables may give "
+            "away who took part, and what their records say. No budget was charged."
         )
         found.append(RedBox("privacy_none", "No privacy: privacy=none", text))
     if record.secagg.kind == "none":
         text = (
-            "Secure aggregation was off. The server saw every site's own contribution in the clear, one by one. Where "
-            "noise is shared out among the sites, a single contribution carries less of it than the figures below assume."
+            "Secure aggregation was off. The server read every site's own updates and tables, one by one, and so knows "
+            "how each site differs from the others. Only differential privacy, where it was on, still stands before "
+            "its people."
         )
         found.append(RedBox("secagg_none", "No secure aggregation: secagg=none", text))
     if record.promise.kind != "none" and record.promise.random_source != "os-csprng":
@@ -44,10 +45,23 @@ def red_boxes(record: RunRecord) -> tuple[RedBox, ...]:
     return (*found, *record.warnings)
 
 
-def in_short(record: RunRecord) -> tuple[str, ...]:
-    """The run in a handful of sentences."""
-    said = (_setting(record), _quality(record), _released(record), _privacy(record), fairness(record.audit))
-    return tuple(sentence for sentence in said if sentence)
+def release_kind(record: RunRecord, noise_std: float) -> str:
+    """What protects a released table: dp, test (noise that anybody can take away) or bare (none)."""
+    if record.promise.kind == "none" or noise_std <= 0:
+        return "bare"
+    return "dp" if record.promise.random_source == "os-csprng" else "test"
+
+
+def in_short(record: RunRecord) -> tuple[tuple[str, str], ...]:
+    """The run in a handful of sentences, each under a word or two."""
+    said = (
+        ("The run", _setting(record)),
+        ("How good", _quality(record)),
+        ("As released", _released(record)),
+        ("Privacy", _privacy(record)),
+        ("Fairness", fairness(record.audit)),
+    )
+    return tuple((name, sentence) for name, sentence in said if sentence)
 
 
 def _setting(record: RunRecord) -> str:
@@ -65,7 +79,9 @@ def _quality(record: RunRecord) -> str:
     test = record.test
     if test is None or test.pooled_accuracy is None:
         return ""
-    text = f"On {test.num_subjects} held-out people the final model is right about {100 * test.pooled_accuracy:.0f} of 100"
+    text = (
+        f"On {test.num_subjects} held-out people the final model is right about {100 * test.pooled_accuracy:.0f} of 100"
+    )
     if test.auroc is not None:
         text += (
             f"; of 100 pairs of one person with and one without the condition it ranks {100 * test.auroc:.0f} rightly "
@@ -78,8 +94,9 @@ def _released(record: RunRecord) -> str:
     if record.released is None or "all" not in record.released.conditions:
         return ""
     found = record.released.conditions["all"]
-    noise = "the summed, noised table" if record.released.noise_std > 0 else "the summed table, without any noise,"
-    text = f"What the sites released, {noise} of all of them together, puts the accuracy at {percent_figure(found['accuracy'])}"
+    noised = "noised" if record.released.noise_std > 0 else "not noised at all"
+    accuracy = percent_figure(found["accuracy"])
+    text = f"What the sites released, one table summed over them and {noised}, puts the accuracy at {accuracy}"
     if "auroc" in found:
         text += f" and the AUROC at {decimal_figure(found['auroc'])}"
     return f"{text}; in brackets the 95 % interval. This is what a real federation would know."
@@ -90,8 +107,8 @@ def _privacy(record: RunRecord) -> str:
     if promise.kind == "none" or promise.epsilon is None:
         return "Nobody was promised any privacy."
     return (
-        f"Each person at each site was promised at most epsilon {plain(promise.epsilon)} at delta {plain(promise.delta)} in this run, "
-        f"over everything released: {certainty(promise.epsilon)}"
+        f"Each person at each site was promised at most epsilon {plain(promise.epsilon)} at delta "
+        f"{plain(promise.delta)} in this run, over everything released: {certainty(promise.epsilon)}"
     )
 
 
@@ -100,9 +117,9 @@ def certainty(value: float) -> str:
     sure = 1 / (1 + math.exp(-min(value, 700.0)))
     shown = f"up to {100 * sure:.0f} %" if sure < _CERTAIN else "almost"
     return (
-        f"in the worst case, an observer who knows everything else and holds it for as likely as not that a person took part "
-        f"could become {shown} sure of it, apart from a chance of delta. How much can be learnt in practice was not measured: "
-        "no attack was tried on this model."
+        "in the worst case, an observer who knows everything else and holds it for as likely as not that a person took "
+        f"part could become {shown} sure of it, apart from a chance of delta. How much can be learnt in practice was "
+        "not measured: no attack was tried on this model."
     )
 
 
@@ -116,15 +133,15 @@ def fairness(audit: AuditResult | None) -> str:
     elsewhere = sum(gap.claim for gap in audit.gaps)
     hidden = f" With a modality left out it finds {elsewhere}." if elsewhere else ""
     return (
-        "With all modalities, the audit cannot tell any difference between groups from chance and noise. That does not show that "
-        f"there is none: see how wide the intervals are.{hidden}"
+        "With all modalities, the audit cannot tell any difference between groups from chance and noise. That does not "
+        f"show that there is none: see how wide the intervals are.{hidden}"
     )
 
 
 def claim(gap: Gap) -> str:
     """One gap that the audit is sure of, in words."""
     name = GAP_NAMES.get(gap.metric, gap.metric)
-    return f"by {gap.attribute}, the {name} differs by {_points(gap.size)}, lower for {gap.worst} than for {gap.best}"
+    return f"by {gap.attribute}, {name} differs by {gap_size(gap)}, lower for {gap.worst} than for {gap.best}"
 
 
 def verdict(gap: Gap) -> str:
@@ -134,7 +151,8 @@ def verdict(gap: Gap) -> str:
     if gap.claim:
         return "a difference, beyond chance and noise"
     if gap.smallest_visible is not None and gap.smallest_visible < 1:
-        return f"cannot be told from none; a gap of {100 * gap.smallest_visible:.0f} points would have shown"
+        visible = decimal(gap.smallest_visible) if gap.metric == "auroc" else f"{100 * gap.smallest_visible:.0f} points"
+        return f"cannot be told from none; a gap of {visible} would have shown"
     return "cannot be told from none; no gap at all would have shown"
 
 
@@ -150,7 +168,7 @@ def leaning(record: RunRecord) -> str:
     source = "as the simulator measured it" if record.test is not None else "as far as the noise lets us see"
     return (
         f"The model leans most on {name}: without it the AUROC falls by {drops[name]:.2f}. "
-        f"It needs {least} least ({_signed(-drops[least])}), {source}."
+        f"It needs {least} least ({_change(-drops[least])}), {source}."
     )
 
 
@@ -170,6 +188,12 @@ def _drops(record: RunRecord) -> dict[str, float]:
     }
 
 
+def _change(value: float) -> str:
+    if abs(value) < _NOTICEABLE:
+        return "no change"
+    return f"{'a rise' if value > 0 else 'a fall'} of {abs(value):.2f}"
+
+
 def took_part(record: RunRecord) -> str:
     """How reliably the sites took part."""
     missed = {site.name: sum(site.name not in item.sites for item in record.rounds) for site in record.sites}
@@ -178,20 +202,22 @@ def took_part(record: RunRecord) -> str:
     if not any(missed.values()):
         return f"Every site is in the sum of every one of the {len(record.rounds)} rounds."
     listed = ", ".join(f"{name} ({count})" for name, count in missed.items() if count)
-    return f"Missing from the sum of some rounds: {listed}. A round goes on without them as long as enough sites are left."
+    return (
+        f"Missing from the sum of some rounds: {listed}. A round goes on without them as long as enough sites are left."
+    )
 
 
-def _points(figure: Figure) -> str:
-    if figure.value is None or figure.low is None or figure.high is None:
-        return percent(figure.value)
-    return f"{100 * figure.value:.0f} points ({100 * figure.low:.0f} to {100 * figure.high:.0f})"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+def gap_size(gap: Gap) -> str:
+    """A gap's size with its interval: in points, or as an AUROC is written."""
+    size = gap.size
+    if gap.metric == "auroc" or size.value is None or size.low is None or size.high is None:
+        return decimal_figure(size)
+    points = f"{100 * size.value:.0f}"
+    return f"{points}{SPACE}point{'' if points == '1' else 's'} ({100 * size.low:.0f} to {100 * size.high:.0f})"
 
 
 def budget_meaning(spent: float, lifetime: float, left: float) -> str:
     """A site's ledger in one sentence."""
     share = 100 * spent / lifetime
-    return f"{share:.0f} % of the lifetime budget is spent: epsilon {epsilon(spent)} of {plain(lifetime)}, {left:.2f} left."
+    used = f"epsilon {epsilon(spent)} of {plain(lifetime)}, {remaining(left)} left"
+    return f"{share:.0f}{SPACE}% of the lifetime budget is spent: {used}."

@@ -13,11 +13,12 @@ from common.reports.report import write_run_report
 
 
 def write_all(run_folder: Path, record: RunRecord) -> tuple[Path, ...]:
-    """Write metrics.json, report.html, budget/<site>.{html,json}, fairness.{html,json} (after an audit) and model_card.md.
+    """Write metrics.json, report.html, budget/<site>.{html,json}, after an audit fairness.{html,json}, model_card.md.
 
     Guarantees:
         whole: each file is there whole or not at all; the record comes first, so that the pages can be written again.
         again: writing the same record again gives the same bytes.
+
     Returns:
         the files written, the report's page second.
     """

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from common.metrics.confusion import confusion_figures
+from common.metrics.figure import Figure
+from common.metrics.histogram import Histogram, edge_of, figures
+from common.metrics.interval import Z95, combine, share
+
+MIXED = Histogram(np.array([[30.0, 15, 10, 5], [5, 10, 15, 40]]), 0.0, 2)
+
+
+def test_without_noise_the_interval_of_a_share_is_wilsons() -> None:
+    figure = share(8, 2, inside_var=0, outside_var=0, z=Z95)
+    assert (figure.value, figure.low, figure.high) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+
+
+def test_the_figures_of_a_histogram_are_those_of_its_subjects() -> None:
+    found = {name: figure.value for name, figure in figures(MIXED).items()}
+    assert found["tpr"] == pytest.approx(55 / 70)
+    assert found["fpr"] == pytest.approx(15 / 60)
+    assert found["selection_rate"] == pytest.approx(70 / 130)
+    assert found["ppv"] == pytest.approx(55 / 70)
+    assert found["accuracy"] == pytest.approx((55 + 45) / 130)
+    assert found["balanced_accuracy"] == pytest.approx((55 / 70 + 45 / 60) / 2)
+    predicted = (np.array([35, 25, 25, 45]) * np.array([0.125, 0.375, 0.625, 0.875])).sum() / 130
+    assert found["calibration_gap"] == pytest.approx(predicted - 70 / 130)
+
+
+def test_every_interval_holds_its_value_and_stays_in_range() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        noised = Histogram(rng.integers(0, 12, (2, 10)).astype(np.float64) + np.rint(rng.normal(0, 4, (2, 10))), 4.0, 5)
+        for name, figure in figures(noised).items():
+            if figure.value is None or figure.low is None or figure.high is None:
+                assert figure.reason
+                continue
+            assert (-1.0 if name == "calibration_gap" else 0.0) <= figure.low <= figure.value <= figure.high <= 1.0
+
+
+def test_noise_widens_every_interval() -> None:
+    quiet, loud = figures(MIXED), figures(Histogram(MIXED.counts, 3.0, 2))
+    for name, figure in quiet.items():
+        other = loud[name]
+        assert figure.value == other.value
+        assert figure.high is not None
+        assert figure.low is not None
+        assert other.high is not None
+        assert other.low is not None
+        assert other.high - other.low > figure.high - figure.low
+
+
+def test_an_empty_histogram_says_nothing() -> None:
+    for figure in figures(Histogram(np.zeros((2, 10)), 1.0, 5)).values():
+        assert figure.value is None
+        assert figure.reason
+
+
+def test_where_the_noise_drowns_the_cell_nothing_is_excluded() -> None:
+    figure = share(3, 4, inside_var=400, outside_var=400, z=Z95)
+    assert (figure.low, figure.high) == (0.0, 1.0)
+
+
+def test_the_threshold_is_the_nearest_edge_between_two_bins() -> None:
+    assert [edge_of(threshold, 10) for threshold in (0.5, 0.31, 0.01, 0.999)] == [5, 3, 1, 9]
+
+
+def test_a_difference_of_shares_has_newcombes_interval() -> None:
+    # Newcombe 1998, table II: 56/70 - 48/80, method 10.
+    one, other = share(56, 14, inside_var=0, outside_var=0, z=Z95), share(48, 32, inside_var=0, outside_var=0, z=Z95)
+    figure = combine((1.0, -1.0), (one, other))
+    assert (figure.value, figure.low, figure.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+
+
+def test_a_difference_from_nothing_says_why() -> None:
+    assert combine((1.0, -1.0), (Figure(0.5, 0.4, 0.6), Figure(None, reason="too few"))) == Figure(
+        None, reason="too few"
+    )
+
+
+def test_a_multiclass_table_gives_accuracy_and_mean_recall() -> None:
+    found = confusion_figures(np.array([[8.0, 1, 1], [2, 16, 2], [0, 0, 10]]), 0.0)
+    assert found["accuracy"].value == pytest.approx(34 / 40)
+    assert found["balanced_accuracy"].value == pytest.approx((0.8 + 0.8 + 1.0) / 3)
