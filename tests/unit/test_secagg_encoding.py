@@ -1,0 +1,104 @@
+"""Encoded vectors: nothing that is not finite gets in, and no sum wraps, at the extremes either."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from common.secagg.encoding import (
+    bits_for,
+    check_capacity,
+    decode_counts,
+    decode_sum,
+    encode_counts,
+    encode_floats,
+)
+
+
+def test_bits_leave_room_for_all_sites() -> None:
+    assert [bits_for(number) for number in (1, 2, 3, 4, 5, 10, 100, 128)] == [32, 31, 30, 30, 29, 28, 25, 25]
+
+
+@pytest.mark.parametrize("num_sites", [1, 2, 3, 4, 5, 10, 50, 100, 128])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_sum_of_all_sites_at_the_bound_does_not_wrap(num_sites: int, sign: float) -> None:
+    bits, bound = bits_for(num_sites), 8.0
+    extreme = np.full(5, sign * bound)
+    encoded = encode_floats(extreme, bound=bound, bits=bits, uniforms=np.array([0.0, 0.25, 0.5, 0.75, 1 - 2**-53]))
+    total = np.zeros(5, dtype=np.uint32)
+    for _ in range(num_sites):
+        total += encoded
+    decoded = decode_sum(total, bound=bound, bits=bits, num_sites=num_sites)
+    np.testing.assert_allclose(decoded, num_sites * extreme, rtol=1e-12)
+
+
+def test_one_more_bit_would_wrap() -> None:
+    for num_sites in (2, 3, 4, 10, 100):
+        check_capacity(num_sites, bits_for(num_sites))
+        with pytest.raises(ValueError, match="bits"):
+            check_capacity(num_sites, bits_for(num_sites) + 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(bad: float) -> None:
+    values = np.array([0.0, bad, 1.0])
+    with pytest.raises(ValueError, match="finite"):
+        encode_floats(values, bound=8.0, bits=30, uniforms=np.zeros(3))
+
+
+@pytest.mark.parametrize("bad", [8.1, -8.1, 1e30])
+def test_what_is_beyond_the_bound_is_refused_and_not_cut_in_silence(bad: float) -> None:
+    with pytest.raises(ValueError, match="bound"):
+        encode_floats(np.array([bad]), bound=8.0, bits=30, uniforms=np.zeros(1))
+
+
+def test_a_refusal_does_not_print_the_value() -> None:
+    with pytest.raises(ValueError, match="bound") as caught:
+        encode_floats(np.array([12345.678]), bound=8.0, bits=30, uniforms=np.zeros(1))
+    assert "12345" not in str(caught.value)
+
+
+def test_a_bound_that_went_through_float32_is_still_the_bound() -> None:
+    values = np.array([0.1], dtype=np.float32)
+    encoded = encode_floats(values, bound=0.1, bits=30, uniforms=np.zeros(1))
+    assert decode_sum(encoded, bound=0.1, bits=30, num_sites=1) == pytest.approx(0.1, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("bound", "bits", "draws"),
+    [(0.0, 30, 1), (np.nan, 30, 1), (np.inf, 30, 1), (8.0, 33, 1), (8.0, 7, 1), (8.0, 30, 2)],
+)
+def test_nonsense_is_refused(bound: float, bits: int, draws: int) -> None:
+    with pytest.raises(ValueError, match=r"bound|bits|uniforms"):
+        encode_floats(np.zeros(1), bound=bound, bits=bits, uniforms=np.zeros(draws))
+
+
+def test_counts_below_zero_survive_the_sum() -> None:
+    sites = [np.array([-5, 3, 0]), np.array([2, -9, 0]), np.array([-1, 7, -4])]
+    total = np.zeros(3, dtype=np.uint32)
+    for counts in sites:
+        total += encode_counts(counts, num_sites=3)
+    np.testing.assert_array_equal(decode_counts(total), np.sum(sites, axis=0))
+
+
+@pytest.mark.parametrize("num_sites", [1, 2, 3, 10, 128])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_counts_of_all_sites_do_not_wrap(num_sites: int, sign: int) -> None:
+    largest = sign * ((2**31 - 1) // num_sites)
+    encoded = encode_counts(np.array([largest]), num_sites=num_sites)
+    total = np.zeros(1, dtype=np.uint32)
+    for _ in range(num_sites):
+        total += encoded
+    assert decode_counts(total)[0] == num_sites * largest
+    with pytest.raises(ValueError, match="counts"):
+        encode_counts(np.array([largest + sign]), num_sites=num_sites)
+
+
+def test_counts_that_are_no_integers_are_refused() -> None:
+    with pytest.raises(ValueError, match="integers"):
+        encode_counts(np.array([1.0]))
+
+
+def test_only_uint32_is_decoded() -> None:
+    with pytest.raises(ValueError, match="uint32"):
+        decode_counts(np.array([1]))
