@@ -39,6 +39,7 @@ SITES = {
 MODALITIES = SITES["cleveland"]
 GROUPS = (("sex", "female"), ("sex", "male"), ("age", "<50"), ("age", "50-60"), ("age", ">=60"))
 _STRENGTH = {"demographics": 0.35, "ecg": 0.2, "exercise": 0.8, "imaging": 0.5, "labs": 0.1}
+_ALONE = ("auxiliary/imaging", "encoder/imaging")
 _SUBJECTS = 279
 _ROUNDS = 40
 
@@ -156,6 +157,7 @@ def _round(number: int) -> RoundRecord:
         seconds=1.6 + float(rng.random()) * 0.3,
         sites=tuple(name for name in SITES if name not in dropped),
         dropped=dropped,
+        left_out=("auxiliary/labs", "encoder/labs", *_ALONE) if dropped == ("va",) else _ALONE,
         update_norm=0.35 + float(rng.random()) * 0.05,
         test_accuracy=0.55 + 0.26 * rise + float(rng.normal(0, 0.008)),
         test_auroc=0.6 + 0.29 * rise + float(rng.normal(0, 0.006)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from common.fairness.result import Gap, GroupFigures
@@ -27,6 +27,16 @@ _POWER = 0.8
 _FIRST_SHARE = 0.8
 
 
+@dataclass(frozen=True)
+class _Tested:
+    """A gap with its p-value, the standard deviation behind its widest interval, and the pairs it is the largest of."""
+
+    gap: Gap
+    p_value: float = 1.0
+    deviation: float = 0.0
+    pairs: int = 1
+
+
 def gaps_of(layout: TableLayout, groups: tuple[GroupFigures, ...]) -> tuple[Gap, ...]:
     """Every gap of the table: by attribute, condition and metric.
 
@@ -34,43 +44,39 @@ def gaps_of(layout: TableLayout, groups: tuple[GroupFigures, ...]) -> tuple[Gap,
         simultaneous: a gap's interval holds over all pairs of its groups together (Bonferroni).
         claims: over all gaps of a table without any true gap, some claim is made in at most 5 % (Holm 1979).
     """
-    found: list[tuple[Gap, float]] = []
+    found: list[_Tested] = []
     for attribute, condition in itertools.product(layout.attributes, layout.conditions):
         members = [g for g in groups if g.attribute == attribute and g.condition == condition.name]
-        for name, metrics in _GAPS[layout.kind].items():
-            found.append(_gap(members, name, metrics))
+        found += [_tested(members, name, metrics) for name, metrics in _GAPS[layout.kind].items()]
     return _with_claims(found, layout.conditions[0].name)
 
 
-def _gap(members: list[GroupFigures], name: str, metrics: tuple[str, ...]) -> tuple[Gap, float]:
-    """One gap and its p-value, already multiplied by the pairs that it is the largest of."""
+def _tested(members: list[GroupFigures], name: str, metrics: tuple[str, ...]) -> _Tested:
     attribute, condition = members[0].attribute, members[0].condition
     pairs = [
         (metric, one, other)
         for metric in metrics
-        for one, other in itertools.combinations([m for m in members if _said(m, metric)], 2)
+        for one, other in itertools.combinations([member for member in members if _said(member, metric)], 2)
     ]
-    if not pairs or any(not any(metric == pair[0] for pair in pairs) for metric in metrics):
+    if {metric for metric, _, _ in pairs} != set(metrics):
         reason = "fewer than two groups of this attribute can be shown"
-        return Gap(attribute, condition, name, Figure(None, reason=reason)), 1.0
+        return _Tested(Gap(attribute, condition, name, Figure(None, reason=reason)))
     wider = z_of(len(pairs)) / Z95
     differences = [
-        (
-            combine((1.0, -1.0), (_widened(one.figures[metric], wider), _widened(other.figures[metric], wider))),
-            one,
-            other,
-        )
+        combine((1.0, -1.0), (_widened(one.figures[metric], wider), _widened(other.figures[metric], wider)))
         for metric, one, other in pairs
     ]
-    lows, highs, values = zip(*(_absolute(difference) for difference, _, _ in differences), strict=True)
+    lows, highs, values = zip(*(_absolute(difference) for difference in differences), strict=True)
+    widest = values.index(max(values))
+    metric, one, other = pairs[widest]
+    higher, lower = (one, other) if spread(differences[widest])[0] > 0 else (other, one)
     size = Figure(max(values), max(lows), min(max(highs), 1.0))
-    widest, one, other = differences[values.index(max(values))]
-    best, worst = (one, other) if spread(widest)[0] > 0 else (other, one)
-    p_value = min(min(_p_value(difference, wider * Z95) for difference, _, _ in differences) * len(pairs), 1.0)
-    deviation = max((spread(d)[2] - spread(d)[1]) / (2 * wider * Z95) for d, _, _ in differences)
-    visible = min((wider * Z95 + NormalDist().inv_cdf(_POWER)) * deviation, 1.0)
-    gap = Gap(attribute, condition, name, size, best.group, worst.group, smallest_visible=visible)
-    return gap, p_value
+    return _Tested(
+        Gap(attribute, condition, name, size, metric, higher.group, lower.group),
+        p_value=min(min(_p_value(difference, wider * Z95) for difference in differences) * len(pairs), 1.0),
+        deviation=max((spread(d)[2] - spread(d)[1]) / (2 * wider * Z95) for d in differences),
+        pairs=len(pairs),
+    )
 
 
 def _said(member: GroupFigures, metric: str) -> bool:
@@ -96,22 +102,31 @@ def _p_value(difference: Figure, z: float) -> float:
     return 1.0 if half <= 0 else math.erfc(abs(value) / (half / z) / math.sqrt(2))
 
 
-def _with_claims(found: list[tuple[Gap, float]], first: str) -> tuple[Gap, ...]:
+def _with_claims(found: list[_Tested], first: str) -> tuple[Gap, ...]:
     """Mark the gaps that Holm's procedure tells from zero; the first condition and the rest share the error."""
-    said = [index for index, (gap, _) in enumerate(found) if gap.size.value is not None]
-    main = [index for index in said if found[index][0].condition == first]
-    rest = [index for index in said if found[index][0].condition != first]
+    said = [index for index, tested in enumerate(found) if tested.gap.size.value is not None]
+    main = [index for index in said if found[index].gap.condition == first]
+    rest = [index for index in said if found[index].gap.condition != first]
     error = 1 - CONFIDENCE
-    claims = _holm(found, main, error * (_FIRST_SHARE if rest else 1.0)) | _holm(
-        found, rest, error * (1 - _FIRST_SHARE)
-    )
-    return tuple(replace(gap, claim=index in claims) for index, (gap, _) in enumerate(found))
+    gaps = [tested.gap for tested in found]
+    for family, allowed in ((main, error * (_FIRST_SHARE if rest else 1.0)), (rest, error * (1 - _FIRST_SHARE))):
+        claims = _holm(found, family, allowed)
+        for index in family:
+            visible = _visible(found[index], allowed / len(family))
+            gaps[index] = replace(gaps[index], claim=index in claims, smallest_visible=visible)
+    return tuple(gaps)
 
 
-def _holm(found: list[tuple[Gap, float]], family: list[int], error: float) -> set[int]:
+def _holm(found: list[_Tested], family: list[int], error: float) -> set[int]:
     claims: set[int] = set()
-    for rank, index in enumerate(sorted(family, key=lambda index: found[index][1])):
-        if found[index][1] > error / (len(family) - rank):
+    for rank, index in enumerate(sorted(family, key=lambda index: found[index].p_value)):
+        if found[index].p_value > error / (len(family) - rank):
             break
         claims.add(index)
     return claims
+
+
+def _visible(tested: _Tested, error: float) -> float:
+    """About the smallest gap that the procedure's first step finds with 80 % power."""
+    normal = NormalDist()
+    return min((normal.inv_cdf(1 - error / (2 * tested.pairs)) + normal.inv_cdf(_POWER)) * tested.deviation, 1.0)

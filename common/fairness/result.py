@@ -32,18 +32,20 @@ class Gap:
     Attributes:
         metric: demographic_parity, equal_opportunity, equalized_odds or auroc.
         size: its interval is simultaneous over the pairs of groups.
-        best: the group that the metric is larger for.
-        worst: the group that the metric is smaller for.
+        of: the metric that differs most, where there is a choice: tpr or fpr for equalized_odds.
+        higher: the group that `of` is larger for.
+        lower: the group that `of` is smaller for.
         claim: the gap is told from zero at 95 % over all gaps of this audit together (Holm).
-        smallest_visible: the gap that this much data and this much noise would have shown.
+        smallest_visible: about the gap that this much data and this much noise would have shown in 8 of 10 audits.
     """
 
     attribute: str
     condition: str
     metric: str
     size: Figure
-    best: str = ""
-    worst: str = ""
+    of: str = ""
+    higher: str = ""
+    lower: str = ""
     claim: bool = False
     smallest_visible: float | None = None
 

@@ -24,8 +24,8 @@ _WITH_PRIVACY = (
 _WITHOUT_PRIVACY = ("With privacy off, nothing bounds what model and tables give away about a person.",)
 _SIMULATED = (
     "In a simulation one machine plays all sites and the server, and holds everybody's records and keys: the protocol "
-    "ran in full, but hides nothing from whoever runs that machine. The figures that the simulator measured are outside "
-    "every budget."
+    "ran in full, but hides nothing from whoever runs that machine. The figures that the simulator measured are "
+    "outside every budget."
 )
 
 

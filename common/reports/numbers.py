@@ -17,6 +17,12 @@ def percent(value: float | None) -> str:
     return NOT_KNOWN if value is None else f"{100 * value:.0f}{SPACE}%"
 
 
+def points(value: float) -> str:
+    """A difference of shares."""
+    number = f"{100 * value:.0f}"
+    return f"{number}{SPACE}point{'' if number == '1' else 's'}"
+
+
 def decimal(value: float | None, digits: int = 2) -> str:
     """A plain number."""
     return NOT_KNOWN if value is None else f"{value:.{digits}f}".replace("-", MINUS)

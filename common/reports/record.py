@@ -32,7 +32,7 @@ class RedBox:
 class Promise:
     """What each subject was promised, and by what means; one for all sites, fixed before the first round.
 
-    `kind` is subject or none, `random_source` os-csprng or test, `steps` counts the noisy steps of the run at each site.
+    `kind` is subject or none, `random_source` os-csprng or test, `steps` counts the run's noisy steps at a site.
     """
 
     kind: str
@@ -123,7 +123,7 @@ class LedgerRecord:
 
 @dataclass(frozen=True)
 class OutRecord:
-    """One thing that left a site (all its bytes together), in one line."""
+    """One thing that left a site, in one line."""
 
     round: int
     purpose: str
@@ -253,7 +253,6 @@ class RunRecord:
     Attributes:
         config: the resolved configuration as JSON values (`model_dump(mode="json")`).
         created: when it began, ISO 8601 in UTC.
-        rounds_planned: the plan's; `rounds` holds those that took place.
         honesty: which parts of the data are real, paired, split or simulated.
         simulated: the sites were simulated on one machine.
     """

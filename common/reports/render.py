@@ -11,7 +11,7 @@ from common.fairness.result import GroupFigures
 from common.reports import numbers
 from common.reports.plots import condition_title
 from common.reports.record import RunRecord
-from common.reports.sentences import GAP_NAMES, gap_size, red_boxes, release_kind, verdict
+from common.reports.sentences import gap_name, gap_size, red_boxes, release_kind, verdict
 
 METRIC_NAMES = {
     "tpr": "found, of those with it (TPR)",
@@ -38,6 +38,7 @@ def render(template: str, record: RunRecord, **context: object) -> str:
     environment.filters |= {
         "percent": numbers.percent,
         "decimal": numbers.decimal,
+        "points": numbers.points,
         "epsilon": numbers.epsilon,
         "remaining": numbers.remaining,
         "plain": numbers.plain,
@@ -50,7 +51,7 @@ def render(template: str, record: RunRecord, **context: object) -> str:
         "release_kind": lambda noise_std: release_kind(record, noise_std),
         "condition": condition_title,
         "metric": lambda name: METRIC_NAMES.get(name, name),
-        "gap_name": lambda name: GAP_NAMES.get(name, name),
+        "gap_name": gap_name,
         "verdict": verdict,
         "cell_reasons": _reasons,
         "file_name": file_name,

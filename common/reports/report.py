@@ -31,6 +31,7 @@ def write_run_report(record: RunRecord, path: Path) -> Path:
         in_short=sentences.in_short(record),
         leaning=sentences.leaning(record),
         fairness=sentences.fairness(record.audit),
+        left_out={block.name: sum(block.name in item.left_out for item in record.rounds) for block in record.blocks},
         took_part=sentences.took_part(record),
         ranked=is_ranked(record),
         conditions_caption=_conditions_caption(record),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from common.fairness.result import AuditResult, Gap
-from common.reports.numbers import SPACE, decimal, decimal_figure, epsilon, percent_figure, plain, remaining
+from common.reports.numbers import SPACE, decimal, decimal_figure, epsilon, percent_figure, plain, points, remaining
 from common.reports.record import RedBox, RunRecord
 
 _CERTAIN = 0.9995
@@ -13,6 +13,8 @@ _NOTICEABLE = 0.005
 GAP_NAMES = {
     "equal_opportunity": "share found, of those with it (equal opportunity)",
     "equalized_odds": "share found or falsely alarmed (equalized odds)",
+    "equalized_odds/tpr": "share found, of those with it (equalized odds)",
+    "equalized_odds/fpr": "share falsely alarmed, of those without it (equalized odds)",
     "demographic_parity": "share called positive (demographic parity)",
     "auroc": "ranking (AUROC)",
     "accuracy": "accuracy",
@@ -140,8 +142,14 @@ def fairness(audit: AuditResult | None) -> str:
 
 def claim(gap: Gap) -> str:
     """One gap that the audit is sure of, in words."""
-    name = GAP_NAMES.get(gap.metric, gap.metric)
-    return f"by {gap.attribute}, {name} differs by {gap_size(gap)}, lower for {gap.worst} than for {gap.best}"
+    return (
+        f"by {gap.attribute}, {gap_name(gap)} differs by {gap_size(gap)}, higher for {gap.higher} than for {gap.lower}"
+    )
+
+
+def gap_name(gap: Gap) -> str:
+    """What differs, in words."""
+    return GAP_NAMES.get(f"{gap.metric}/{gap.of}", GAP_NAMES.get(gap.metric, gap.metric))
 
 
 def verdict(gap: Gap) -> str:
@@ -150,9 +158,11 @@ def verdict(gap: Gap) -> str:
         return f"cannot be said: {gap.size.reason}"
     if gap.claim:
         return "a difference, beyond chance and noise"
+    if gap.size.low:
+        return "perhaps: clear on its own, not against all comparisons"
     if gap.smallest_visible is not None and gap.smallest_visible < 1:
-        visible = decimal(gap.smallest_visible) if gap.metric == "auroc" else f"{100 * gap.smallest_visible:.0f} points"
-        return f"cannot be told from none; a gap of {visible} would have shown"
+        visible = decimal(gap.smallest_visible) if gap.metric == "auroc" else points(gap.smallest_visible)
+        return f"cannot be told from none; about {visible} would have shown"
     return "cannot be told from none; no gap at all would have shown"
 
 
@@ -212,8 +222,7 @@ def gap_size(gap: Gap) -> str:
     size = gap.size
     if gap.metric == "auroc" or size.value is None or size.low is None or size.high is None:
         return decimal_figure(size)
-    points = f"{100 * size.value:.0f}"
-    return f"{points}{SPACE}point{'' if points == '1' else 's'} ({100 * size.low:.0f} to {100 * size.high:.0f})"
+    return f"{points(size.value)} ({100 * size.low:.0f} to {100 * size.high:.0f})"
 
 
 def budget_meaning(spent: float, lifetime: float, left: float) -> str:

@@ -86,7 +86,7 @@ def test_a_planted_gap_is_found_and_the_modality_behind_it_named() -> None:
     gap = next(
         gap for gap in result.gaps if (gap.attribute, gap.condition, gap.metric) == ("sex", "all", "equal_opportunity")
     )
-    assert (gap.worst, gap.best) == ("female", "male")
+    assert (gap.lower, gap.higher) == ("female", "male")
     gains = {
         g.group: g.size.value
         for g in result.gains
