@@ -33,7 +33,7 @@ simulate: $(READY) ## a private federation of four hospitals on this machine; mo
 	@$(BIN)/fedmosaic simulate $(ARGS)
 
 test: $(READY) ## the fast tests
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not slow' -n auto --maxprocesses 4 --dist loadscope $(ARGS)
 
 slow: $(READY) ## the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
