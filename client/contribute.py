@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 from torch import nn
 
 from client.enrolment import Agreement
@@ -15,11 +17,12 @@ from client.evaluate import count_table
 from client.personal import load_personal, save_personal
 from client.policy import Refused
 from client.site import Site
+from client.stages import write_durably
 from client.train import LocalTraining, train_round
 from common.blocks import load
 from common.data.batch import Batch, assemble
 from common.data.folder import SiteData, read_site
-from common.data.normalise import Normaliser, from_bounds, from_site, from_sums, normalisation_vector
+from common.data.normalise import Normaliser, from_bounds, from_sums, normalisation_vector
 from common.data.schema import Schema
 from common.messages import Task
 from common.models.model import build_model
@@ -39,7 +42,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Work:
-    """Everything a computation may look at: the site, what it agreed to, the request, and how many add noise with it."""
+    """What a computation may look at: the site, what it agreed to, the request, and how many add noise with it."""
 
     site: Site
     agreement: Agreement
@@ -66,7 +69,9 @@ class Work:
         """
         config = self.agreement.config
         if self.agreement.plan is None:
-            return numpy_generator(config.seed, "rounding", self.site.name, self.task.purpose, self.task.round).random(size)
+            return numpy_generator(config.seed, "rounding", self.site.name, self.task.purpose, self.task.round).random(
+                size
+            )
         return self.noise().uniform("rounding", size)
 
     def data(self) -> SiteData:
@@ -80,13 +85,12 @@ class Work:
     def normaliser(self) -> Normaliser:
         """How values are scaled, as the run says."""
         kind = self.agreement.config.data.normalisation
-        if kind == "site":
-            return from_site(self.data(), self.schema)
-        if kind == "federated" and "sums" in self.task.normalisation:
-            return from_sums(self.schema, from_fixed_point(self.task.normalisation["sums"]))
-        if kind == "federated":
+        if kind == "none":
+            return from_bounds(self.schema)
+        sums = own_sums(self) if kind == "site" else self.task.normalisation.get("sums")
+        if sums is None:
             raise Refused("malformed", "the request carries no normalisation sums")
-        return from_bounds(self.schema)
+        return from_sums(self.schema, from_fixed_point(sums))
 
     def batch(self, split: str) -> Batch:
         """All records of one cohort."""
@@ -147,6 +151,35 @@ def _training(work: Work) -> Contribution:
 def _normalisation(work: Work) -> Contribution:
     sums = normalisation_vector(work.data(), work.schema, "train")
     return _noised_table(work, to_fixed_point(sums))
+
+
+def own_sums(work: Work) -> np.ndarray:
+    """This site's own statistics (normalisation=site), drawn once a run.
+
+    They are never sent, but every gradient depends on them, and so on every subject behind them: exact ones would let
+    one subject move all the others' gradients, past any clip. So they carry full noise and are charged.
+
+    Raises:
+        Refused: they were not drawn yet; the gate draws them, after the charge.
+    """
+    if work.agreement.plan is None:
+        return to_fixed_point(normalisation_vector(work.data(), work.schema, "train"))
+    path = own_sums_path(work.site, work.agreement.run)
+    if not path.exists():
+        raise Refused("order", "this site's own statistics were not drawn yet")
+    return load_arrays(path.read_bytes())["sums"]
+
+
+def draw_own_sums(work: Work) -> None:
+    """Draw this site's own statistics, and keep them for the rest of the run."""
+    first = replace(work, task=Task(work.agreement.run, 0, "normalisation"), honest=1)
+    path = own_sums_path(work.site, work.agreement.run)
+    write_durably(path, save_arrays({"sums": _normalisation(first).counts["normalisation"]}))
+
+
+def own_sums_path(site: Site, run: str) -> Path:
+    """Where a site keeps its own statistics."""
+    return site.run_folder(run) / "own-statistics.safetensors"
 
 
 def _count_subjects(work: Work) -> Contribution:

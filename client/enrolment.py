@@ -1,4 +1,4 @@
-"""What a site agreed to for one run: the configuration and the plan, kept at the site, checked before anything is read."""
+"""What a site agreed to for one run: configuration and plan, kept at the site, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ def agree(site: Site, request: Enrol) -> Agreement:
 
     Guarantees:
         once: the same run with the same configuration and plan is reserved once, however often it is asked for.
+
     Raises:
         Refused: the policy or the budget says no, or the request contradicts itself.
     """
-    agreement = _parse(request)
+    agreement = parse_request(request)
     policy = read_policy(site.policy_path)
     check(policy, agreement.config, agreement.plan)
     if agreement.plan is not None:
@@ -68,7 +69,7 @@ def agreement_of(site: Site, run: str) -> Agreement:
     path = site.run_folder(run) / "enrolment.json"
     if not path.exists():
         raise Refused("not-enrolled", f"run {run} was never agreed to here")
-    return _parse(Enrol(**json.loads(path.read_text())))
+    return parse_request(Enrol(**json.loads(path.read_text())))
 
 
 def open_ledger(site: Site, policy: Policy) -> Ledger:
@@ -84,7 +85,12 @@ def open_ledger(site: Site, policy: Policy) -> Ledger:
     )
 
 
-def _parse(request: Enrol) -> Agreement:
+def parse_request(request: Enrol) -> Agreement:
+    """Read a request.
+
+    Raises:
+        Refused: configuration or plan cannot be read, or contradict each other.
+    """
     try:
         config = validate(request.config)
         plan = PrivacyPlan.from_json(request.plan) if json.loads(request.plan) else None
@@ -99,7 +105,15 @@ def _parse(request: Enrol) -> Agreement:
 def _check_plan(config: Config, plan: PrivacyPlan) -> None:
     """A plan is what gets charged and the configuration is what gets run: they must say the same."""
     privacy = config.privacy
-    said = (plan.rounds, plan.steps_per_round, plan.sampling_rate, plan.clip_norm, plan.epsilon, plan.delta, plan.divisor)
+    said = (
+        plan.rounds,
+        plan.steps_per_round,
+        plan.sampling_rate,
+        plan.clip_norm,
+        plan.epsilon,
+        plan.delta,
+        plan.divisor,
+    )
     asked = (
         *(config.rounds, privacy.steps_per_round, privacy.sampling_rate, privacy.clip_norm),
         *(privacy.epsilon, privacy.delta, privacy.sampling_rate * privacy.declared_subjects),

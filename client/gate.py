@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from client import mask
-from client.contribute import Contribution, Work, contribute
+from client.contribute import Contribution, Work, contribute, draw_own_sums, own_sums_path
 from client.enrolment import Agreement, agree, agreement_of, open_ledger
 from client.policy import Refused, check_purpose, read_policy
 from client.site import Site
@@ -62,7 +62,7 @@ def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
     except mask.ProtocolError as error:
         site.log("refused", code=error.code, reason=str(error))
         return Refusal(error.code)
-    except Exception:  # noqa: BLE001  (Flower would send the exception's text to the server)
+    except Exception:
         site.log("failed", trace=traceback.format_exc())
         return Refusal("failed")
 
@@ -85,8 +85,8 @@ def _contribute(site: Site, agreement: Agreement, stages: Stages, request: Task)
     roster = Roster.from_bytes(site.roster_path.read_bytes())
     masked = agreement.config.secagg.kind == "masked"
     honest = guaranteed_honest(len(roster.entries)) if masked else 1
-    _charge(site, agreement, request)
     work = Work(site, agreement, request, honest)
+    _charge(site, agreement, request)
     contribution = contribute(work)
     if not masked:
         return Plain(institution=site.name, vectors=_with_weight(contribution))
@@ -115,6 +115,15 @@ def _charge(site: Site, agreement: Agreement, request: Task) -> None:
     count = agreement.plan.steps_per_round if training else 1
     with open_ledger(site, read_policy(site.policy_path)) as ledger:
         ledger.release(request.run, request.round, "task", request.purpose, count)
+        if _needs_own_statistics(site, agreement):
+            ledger.release(request.run, 0, "own", "normalisation", 1)
+    if _needs_own_statistics(site, agreement):
+        draw_own_sums(Work(site, agreement, request, 1))
+
+
+def _needs_own_statistics(site: Site, agreement: Agreement) -> bool:
+    drawn = own_sums_path(site, agreement.run).exists()
+    return agreement.config.data.normalisation == "site" and not drawn
 
 
 def _share(site: Site, request: ShareRequest) -> Reply:

@@ -18,7 +18,7 @@ from common.secagg.layout import join, split
 from common.secagg.masks import adds, apply_masks, pair_key, self_key
 from common.secagg.roster import Roster
 from common.secagg.shamir import SECRET_BYTES, draw_secret, share_secret
-from common.secagg.table import Table, check_member, check_session, read_table
+from common.secagg.table import Table, check_member, read_table
 from common.secagg.transcript import (
     Advert,
     BlockAdvert,
@@ -84,9 +84,8 @@ def share(
     own, table = state.own, read_table(adverts, threshold)
     for advert in table.adverts:
         check_member(advert, roster)
-    if state.advert not in adverts:
+    if state.advert not in adverts:  # with it in, and all adverts of one session, that session is this site's own
         raise ProtocolError("own-advert", "this site's own advert is not among the adverts as it was sent")
-    check_session(table, own.session)
     if k_min > own.k_min:
         raise ProtocolError("k-min", f"the smallest cohort is now {k_min}, but {own.k_min} was advertised")
     if len(table.sites) < own.k_min:
@@ -153,9 +152,7 @@ def check(state: SiteRound, survivors: Sequence[str], blocks: Sequence[str]) -> 
         for dealer, item in table.revealed_items(state.senders, alive, summed)
     )
     # From here on the state cannot answer for any other view: all other shares are gone.
-    checked = replace(
-        state, stage="checked", secrets=Secrets(), held=(), survivors=alive, blocks=summed, answer=answer
-    )
+    checked = replace(state, stage="checked", secrets=Secrets(), held=(), survivors=alive, blocks=summed, answer=answer)
     return checked, signature
 
 

@@ -1,4 +1,4 @@
-"""Personal blocks: the parts of the model that stay at the site, one file per round, so that a repeat finds its start."""
+"""Personal blocks: the parts of the model that stay at the site, a file per round, so that a repeat finds its start."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def check(policy: Policy, config: Config, plan: PrivacyPlan | None) -> None:
     if plan is not None:
         _check_plan(policy, plan)
     purposes = ["training", "evaluation"]
-    purposes += ["normalisation"] if config.data.normalisation == "federated" else []
+    purposes += ["normalisation"] if config.data.normalisation != "none" else []
     purposes += ["audit"] if config.audit.attributes else []
     for purpose in purposes:
         check_purpose(policy, purpose)

@@ -1,8 +1,8 @@
 """Every stage is answered once: its reply is on disk before it leaves, and the same request gets the same bytes.
 
 Flower stores a node's context after the reply is sent, so a crash can roll it back. What must survive is here instead:
-one entry per (run, round, purpose, stage), written with O_EXCL and fsync before the reply; and the secrets of a round in
-flight, 0600, erased once the sum is revealed.
+one entry per (run, round, purpose, stage), written once and durably before the reply; and the secrets of a round
+in flight, 0600, erased once the sum is revealed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Stages:
 
         Guarantees:
             once: at most one reply ever exists for a stage; it is durable before this function returns.
+
         Raises:
             Refused: the stage was answered already, to another request.
         """
@@ -62,7 +63,9 @@ class Stages:
         """
         path = self._path(name, "secret")
         if not path.exists():
-            raise Refused("order", f"{self.folder.name} has no {name}: an earlier stage is missing, or the round is over")
+            raise Refused(
+                "order", f"{self.folder.name} has no {name}: an earlier stage is missing, or the round is over"
+            )
         return path.read_bytes()
 
     def erase(self) -> None:

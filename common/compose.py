@@ -111,7 +111,9 @@ def _describe(key: str, field: FieldInfo) -> str:
     kind = str(field.annotation).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
     bounds = ", ".join(str(item) for item in field.metadata)
     default = "required" if field.is_required() else f"default {field.get_default()!r}"
-    return "\n".join(filter(None, [f"{key}: {field.description}", f"  type {kind}", f"  {default}", bounds and f"  {bounds}"]))
+    return "\n".join(
+        filter(None, [f"{key}: {field.description}", f"  type {kind}", f"  {default}", bounds and f"  {bounds}"])
+    )
 
 
 def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:

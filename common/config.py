@@ -27,7 +27,7 @@ class DataConfig(Section):
     )
     root: str | None = Field(None, description="A directory that holds one site folder per site (data=folders).")
     normalisation: Literal["none", "site", "federated"] = Field(
-        description="none: public bounds only; site: each site's own statistics; federated: a private release, charged."
+        description="none: public bounds only; federated: all sites' statistics; site: its own. Under DP both are charged."
     )
     split_seed: int = Field(0, ge=0, description="Seed of the per-subject split, where the folder has no split column.")
 
@@ -36,7 +36,7 @@ class ModelConfig(Section):
     """The model's kind and size."""
 
     kind: Literal["transformer", "additive"] = Field(
-        description="transformer: encoders, one fusion transformer, heads; additive: a linear logit per modality, summed."
+        description="transformer: encoders, one fusion transformer, heads; additive: a linear logit per modality."
     )
     width: int = Field(16, ge=2, le=4096, description="Width of every token.")
     layers: int = Field(1, ge=1, le=48, description="Layers of the fusion transformer.")
@@ -76,7 +76,9 @@ class PrivacyConfig(Section):
 
     kind: Literal["subject", "none"] = Field(description="subject: DP per subject at every site; none: no DP at all.")
     engine: Literal["opacus"] = Field("opacus", description="How per-subject gradients are computed.")
-    epsilon: Positive = Field(8.0, description="Budget of one run for the subject who pays most, all releases together.")
+    epsilon: Positive = Field(
+        8.0, description="Budget of one run for the subject who pays most, all releases together."
+    )
     delta: Share = Field(1e-3, lt=1, description="Delta of the same budget; must be below 1 / subjects of every site.")
     clip_norm: Positive = Field(1.0, description="L2 bound of one subject's joint gradient over all blocks.")
     sampling_rate: Share = Field(1.0, description="Poisson chance of a subject to be in a step.")
@@ -87,7 +89,9 @@ class PrivacyConfig(Section):
     normalisation_share: float = Field(
         0.1, gt=0, lt=1, description="Part of epsilon for federated normalisation statistics (training cohort)."
     )
-    audit_share: float = Field(0.5, gt=0, lt=1, description="Part of epsilon for the audit (test cohort); rest: evaluation.")
+    audit_share: float = Field(
+        0.5, gt=0, lt=1, description="Part of epsilon for the audit (test cohort); rest: evaluation."
+    )
     test_noise_seed: int | None = Field(
         None, description="Deterministic noise. Refused outside tests (FEDMOSAIC_TESTING=1): it protects nobody."
     )
@@ -127,7 +131,9 @@ class FederationConfig(Section):
 class SiteConfig(Section):
     """Simulated institutions."""
 
-    state: str | None = Field(None, description="Where simulated sites keep ledgers, keys, caches; default: the run folder.")
+    state: str | None = Field(
+        None, description="Where simulated sites keep ledgers, keys, caches; default: the run folder."
+    )
     lifetime_epsilon: Positive = Field(
         20.0, description="Lifetime budget that `simulate` writes into a new simulated site's policy."
     )
@@ -136,7 +142,9 @@ class SiteConfig(Section):
 class EngineConfig(Section):
     """How the apps are run."""
 
-    kind: Literal["inprocess", "flower"] = Field(description="inprocess: our Grid; flower: Flower's simulation runtime.")
+    kind: Literal["inprocess", "flower"] = Field(
+        description="inprocess: our Grid; flower: Flower's simulation runtime."
+    )
     workers: int = Field(0, ge=0, le=64, description="Worker processes (inprocess); 0 runs the sites in this process.")
 
 
@@ -152,7 +160,9 @@ class AuditConfig(Section):
 class Config(Section):
     """One run, fully resolved."""
 
-    experiment: str = Field(pattern=r"^[a-z0-9_]+$", description="Name of the experiment; also the run folder's parent.")
+    experiment: str = Field(
+        pattern=r"^[a-z0-9_]+$", description="Name of the experiment; also the run folder's parent."
+    )
     seed: int = Field(0, ge=0, description="Seed of everything but privacy noise.")
     rounds: int = Field(ge=1, le=100_000, description="Training rounds.")
     data: DataConfig
@@ -169,7 +179,9 @@ class Config(Section):
         (), description="Scenario: sites that fail in a round, as site@round."
     )
     honesty: str = Field("", description="Which parts of the data are real, paired, split or simulated; printed.")
-    data_schema: Schema | None = Field(None, description="Public schema of the federation; filled in from the site folders.")
+    data_schema: Schema | None = Field(
+        None, description="Public schema of the federation; filled in from the site folders."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -20,12 +20,17 @@ FIXED_POINT = 1024.0
 
 @dataclass(frozen=True)
 class TableRelease:
-    """One integer table: its purpose, whose records it counts, its length and its L2 sensitivity to one subject."""
+    """One integer table: its purpose, whose records it counts, its length and its L2 sensitivity to one subject.
+
+    `summed` tables are added up over the sites; the others stay at the site, and are noised and charged all the same:
+    what training does with them reaches the released model.
+    """
 
     purpose: str
     cohort: str
     length: int
     l2_sensitivity: float
+    summed: bool = True
 
 
 def schema_of(config: Config) -> Schema:
@@ -53,11 +58,12 @@ def tables_of(config: Config) -> dict[str, TableRelease]:
     """Every table that this run releases, by purpose."""
     schema = schema_of(config)
     found = []
-    if config.data.normalisation == "federated":
+    if config.data.normalisation != "none":
         length = normalisation_length(schema)
         # Sums are rounded to 1/1024: one subject then moves each integer by at most 1 more than its own share.
         sensitivity = FIXED_POINT * normalisation_sensitivity(schema) + math.sqrt(length)
-        found.append(TableRelease("normalisation", "train", length, sensitivity))
+        summed = config.data.normalisation == "federated"
+        found.append(TableRelease("normalisation", "train", length, sensitivity, summed))
     for purpose in ("evaluation", *(("audit",) if config.audit.attributes else ())):
         layout = table_layout(config, purpose)
         found.append(TableRelease(purpose, "test", layout.size, l2_sensitivity(layout)))

@@ -101,7 +101,9 @@ class _Channel:
 
 def _plain(channel: _Channel, smallest: int) -> Collected:
     replies = channel.ask(dict.fromkeys(channel.nodes, channel.task))
-    found = {name: reply.vectors for name, reply in sorted(replies) if isinstance(reply, Plain) and reply.institution == name}
+    found = {
+        name: reply.vectors for name, reply in sorted(replies) if isinstance(reply, Plain) and reply.institution == name
+    }
     if len(found) < smallest:
         raise RoundAborted("plain", channel.dropped(tuple(found)))
     blocks = sorted({block for vectors in found.values() for block in vectors})
@@ -169,7 +171,9 @@ def _reveals(channel: _Channel, survivors: Survivors) -> dict[str, bytes]:
     where = (channel.task.run, channel.task.round, channel.task.purpose)
     check = CheckRequest(*where, survivors=list(survivors.sites), blocks=list(survivors.blocks))
     replies = channel.ask(dict.fromkeys(survivors.sites, check))
-    agreed = collect_agreement(survivors, {name: reply.signature for name, reply in replies if isinstance(reply, Checked)})
+    agreed = collect_agreement(
+        survivors, {name: reply.signature for name, reply in replies if isinstance(reply, Checked)}
+    )
     signers = sorted(agreed)
     reveal = RevealRequest(*where, signers=signers, signatures=[agreed[signer] for signer in signers])
     answers = channel.ask(dict.fromkeys(survivors.sites, reveal))

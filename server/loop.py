@@ -54,6 +54,7 @@ def run_federation(link: Link, settings: Settings) -> ServerState:
 
     Guarantees:
         resumable: a run that was killed and started again ends in the same model, and no site is charged twice.
+
     Raises:
         RunRefused: a site refused the run.
         RoundAborted: too few sites were left for a table that the run cannot do without.
@@ -95,15 +96,20 @@ def _start(config: Config) -> ServerState:
     return ServerState(round=0, weights=flatten(model, shared))
 
 
-def _release(link: Link, settings: Settings, members: tuple[Member, ...], state: ServerState, purpose: str) -> ServerState:
+def _release(
+    link: Link, settings: Settings, members: tuple[Member, ...], state: ServerState, purpose: str
+) -> ServerState:
     """Ask for a table once a run; what was released before a crash is not asked for again."""
-    if purpose not in tables_of(settings.config) or purpose in state.released:
+    table = tables_of(settings.config).get(purpose)
+    if table is None or not table.summed or purpose in state.released:
         return state
     weights = {} if purpose == "normalisation" else state.final_weights()
     task = Task(settings.run, 0, purpose, weights, {} if purpose == "normalisation" else _normalisation(state))
     collected = collect(link, members, task, _rules(settings))
     state = state.with_released(purpose, collected.tables[purpose])
-    settings.journal.record(f"released {purpose}", 0, {"sites": list(collected.sites), "cells": collected.tables[purpose].size})
+    settings.journal.record(
+        f"released {purpose}", 0, {"sites": list(collected.sites), "cells": collected.tables[purpose].size}
+    )
     save_state(state, settings.state_path)
     return state
 
@@ -151,5 +157,5 @@ def _rules(settings: Settings) -> Rules:
         k_min=settings.config.secagg.k_min,
         bound=settings.config.secagg.bound,
         roster=settings.roster,
-        tables=tables_of(settings.config),
+        tables={name: table for name, table in tables_of(settings.config).items() if table.summed},
     )

@@ -46,7 +46,9 @@ def averaged(state: ServerState) -> ServerState:
 def save_state(state: ServerState, path: Path) -> None:
     """Write the state, whole or not at all."""
     arrays = {
-        f"{group}/{name}": np.ascontiguousarray(value) for group in _GROUPS for name, value in getattr(state, group).items()
+        f"{group}/{name}": np.ascontiguousarray(value)
+        for group in _GROUPS
+        for name, value in getattr(state, group).items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")

@@ -136,9 +136,7 @@ def open_round(
     return RoundView(raw, table, k_min, left_out)
 
 
-def route_shares(
-    view: RoundView, boxes: Mapping[str, Mapping[str, bytes]], signatures: Mapping[str, bytes]
-) -> Routing:
+def route_shares(view: RoundView, boxes: Mapping[str, Mapping[str, bytes]], signatures: Mapping[str, bytes]) -> Routing:
     """Sort the sealed shares by destination; a site whose boxes or signature are not sound has dropped out.
 
     Raises:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from common.config import Config
-    from simulations.folder import RunFolder
+    pass
 
 FAILED, WRONG, REFUSED = 1, 2, 3
 
@@ -29,7 +26,9 @@ app = typer.Typer(
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Hydra overrides, such as experiment=heart_flamby privacy.epsilon=1 seed=3.", show_default=False),
+    typer.Argument(
+        help="Hydra overrides, such as experiment=heart_flamby privacy.epsilon=1 seed=3.", show_default=False
+    ),
 ]
 
 
@@ -42,7 +41,9 @@ def _root() -> None:
 def simulate(  # noqa: PLR0913  (each is an option of the command)
     overrides: Overrides = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a run; progress goes to stderr.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a run; progress goes to stderr.")
+    ] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with a run that was stopped: its folder.")] = None,
     multirun: Annotated[bool, typer.Option("--multirun", help="One run for every combination: seed=0,1,2.")] = False,
     explain: Annotated[str | None, typer.Option(help="Say what a configuration key means, and stop.")] = None,

@@ -25,9 +25,11 @@ _POLL_SECONDS = 60.0
 class InProcessGrid(Grid):
     """Carries messages to simulated sites; `drops` names (site, group) pairs whose messages get no answer."""
 
-    def __init__(self, sites: Sequence[Site], *, workers: int = 0, drops: frozenset[tuple[str, str]] = frozenset()) -> None:
+    def __init__(
+        self, sites: Sequence[Site], *, workers: int = 0, drops: frozenset[tuple[str, str]] = frozenset()
+    ) -> None:
         """Open the pool, where one is asked for; close it with `close`."""
-        self._sites = {number: site for number, site in enumerate(sites, start=1)}
+        self._sites = dict(enumerate(sites, start=1))
         self._drops = drops
         self._run = Run.create_empty(1)
         self._numbers = itertools.count(1)
@@ -49,7 +51,7 @@ class InProcessGrid(Grid):
         """The run's description."""
         return self._run
 
-    def create_message(  # noqa: PLR0913  (Flower's signature)
+    def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
         """Build a message."""

@@ -34,15 +34,21 @@ class Federation:
             ConfigError: the task or an attribute is not in the schema.
         """
         if config.objective.task not in self.schema.tasks:
-            raise ConfigError(f"objective.task: the site folders have {sorted(self.schema.tasks)}, got {config.objective.task!r}")
+            raise ConfigError(
+                f"objective.task: the site folders have {sorted(self.schema.tasks)}, got {config.objective.task!r}"
+            )
         for name in config.audit.attributes:
             if name not in self.schema.attributes:
-                raise ConfigError(f"audit.attributes: the site folders have {sorted(self.schema.attributes)}, got {name!r}")
+                raise ConfigError(
+                    f"audit.attributes: the site folders have {sorted(self.schema.attributes)}, got {name!r}"
+                )
         names = {site.name for site in self.sites}
         for item in config.drop:
             if item.split("@")[0] not in names:
                 raise ConfigError(f"drop: the sites are {sorted(names)}, got {item!r}")
-        return validate(json.dumps({**config.model_dump(mode="json"), "data_schema": self.schema.model_dump(mode="json")}))
+        return validate(
+            json.dumps({**config.model_dump(mode="json"), "data_schema": self.schema.model_dump(mode="json")})
+        )
 
 
 def data_folders(config: Config, run_folder: Path) -> tuple[Path, ...]:

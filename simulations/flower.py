@@ -1,4 +1,4 @@
-"""Flower's own simulation runtime (Ray) on the same bundle: `flwr run` against a SuperLink that lives as long as the run."""
+"""Flower's own simulation runtime (Ray) on the same bundle: `flwr run` against a SuperLink that ends with the run."""
 
 from __future__ import annotations
 
@@ -48,12 +48,9 @@ def run_flower(run_config: Mapping[str, str], *, num_sites: int, environment: Ma
             (Path(place) / "config.toml").write_text(
                 f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
             )
-            started = _flwr(
-                ["run", str(BUNDLE), "here", "--run-config", str(overrides)]
-                + ["--federation-config", f"num-supernodes={num_sites} client-resources-num-cpus=1"],
-                everything,
-                place,
-            )
+            nodes = f"num-supernodes={num_sites} client-resources-num-cpus=1"
+            asked = ["run", str(BUNDLE), "here", "--run-config", str(overrides), "--federation-config", nodes]
+            started = _flwr(asked, everything, place)
             _wait(str(started["run-id"]), everything, place, log)
 
 

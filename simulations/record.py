@@ -84,7 +84,9 @@ def _promise(prepared: Prepared) -> Promise:
     steps = config.rounds * config.privacy.steps_per_round
     if plan is None:
         return Promise(
-            *("none", None, None, "none", "none", "by seed", None, steps, None, None, None), random_source="none", plan_hash=""
+            *("none", None, None, "none", "none", "by seed", None, steps, None, None, None),
+            random_source="none",
+            plan_hash="",
         )
     return Promise(
         kind="subject",
@@ -116,7 +118,7 @@ def _rounds(prepared: Prepared, bench: Bench) -> tuple[RoundRecord, ...]:
     for event in prepared.folder.journal.events("round"):
         facts, measured = event.facts, curve.get(event.round)
         summed = set(facts.get("blocks") or {})  # type: ignore[arg-type]
-        asked = {block for block in _shared_blocks(prepared.config)}
+        asked = set(_shared_blocks(prepared.config))
         found.append(
             RoundRecord(
                 number=event.round,
@@ -177,5 +179,3 @@ def _audit(prepared: Prepared, state: ServerState) -> AuditResult | None:
         return None
     layout, noise = table_layout(prepared.config, "audit"), released_noise(prepared, "audit")
     return audit(layout, state.released["audit"], noise_std=noise, config=prepared.config.audit)
-
-

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.enrolment import agree
+from client.enrolment import agree, parse_request
 from client.gate import answer
 from client.site import Site
 from common.compose import ConfigError
@@ -19,7 +19,7 @@ from common.messages import Enrol, Settle
 from common.privacy.plan import PrivacyPlan, make_plan
 from common.releases import tables_of
 from common.reports.record import RunRecord
-from simulations.federation import Federation, prepare, read_sites, write_sites
+from simulations.federation import prepare, read_sites, write_sites
 from simulations.folder import RunFolder, create_run_folder
 
 Watch = Callable[[RunFolder, Config], AbstractContextManager[None]]
@@ -34,9 +34,19 @@ class Prepared:
     plan: PrivacyPlan | None
     sites: tuple[Site, ...]
 
+    @property
+    def request(self) -> Enrol:
+        """What every site is asked to agree to."""
+        return Enrol(self.folder.name, self.config.model_dump_json(), self.plan.to_json() if self.plan else "null")
+
+    @property
+    def plan_hash(self) -> str:
+        """Name of configuration and plan together, as ledgers keep it."""
+        return parse_request(self.request).plan_hash.hex()
+
 
 def begin(config: Config, root: Path) -> Prepared:
-    """Prepare a new run: folders, keys, plan, the sites' consent, a check of all their data. Nothing stays of a failure.
+    """Prepare a new run: folders, keys, plan, the sites' consent, a check of their data. Nothing stays of a failure.
 
     Raises:
         ConfigError, DataError: the configuration or a site folder is wrong.
@@ -48,12 +58,13 @@ def begin(config: Config, root: Path) -> Prepared:
         config = federation.resolve(config)
         plan = plan_of(config)
         write_sites(federation.sites, folder.sites_path)
-        _admit(federation, Enrol(folder.name, config.model_dump_json(), plan.to_json() if plan else "null"), config)
+        prepared = Prepared(folder, config, plan, federation.sites)
+        _admit(prepared)
         folder.save(config, plan)
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)
         raise
-    return Prepared(folder, config, plan, federation.sites)
+    return prepared
 
 
 def reopen(path: Path) -> Prepared:
@@ -83,9 +94,8 @@ def plan_of(config: Config) -> PrivacyPlan | None:
 
 
 def run(prepared: Prepared, watch: Watch) -> RunRecord:
-    """Run the rounds with the chosen engine, measure, and write the reports.
-    """
-    from common.reports.pages import write_all  # noqa: PLC0415  (matplotlib: only at the end)
+    """Run the rounds with the chosen engine, measure, and write the reports."""
+    from common.reports.write import write_all  # noqa: PLC0415  (matplotlib: only at the end)
     from simulations.record import assemble_record  # noqa: PLC0415
 
     started = time.monotonic()
@@ -96,33 +106,32 @@ def run(prepared: Prepared, watch: Watch) -> RunRecord:
     return record
 
 
-def _admit(federation: Federation, request: Enrol, config: Config) -> None:
+def _admit(prepared: Prepared) -> None:
     """Ask every site for its consent first; only then look whether its records can be read."""
-    for site in federation.sites:
-        agree(site, request)
     try:
-        _check_data(federation, config)
+        for site in prepared.sites:
+            agree(site, prepared.request)
+        _check_data(prepared.sites, prepared.config)
     except BaseException:
-        for site in federation.sites:
-            answer(site, lambda: Settle(request.run))
+        for site in prepared.sites:
+            answer(site, lambda: Settle(prepared.folder.name))
         raise
 
 
-def _check_data(federation: Federation, config: Config) -> None:
-    for site in federation.sites:
+def _check_data(sites: Sequence[Site], config: Config) -> None:
+    for site in sites:
         data = read_site(site.folder, split_seed=config.data.split_seed)
         limit = 1.0 / max(1, len(data.subjects))
         if config.privacy.kind == "subject" and config.privacy.delta >= limit:
-            message = f"privacy.delta must be below 1 / subjects ({limit:.2g} at {site.name}), got {config.privacy.delta}"
+            message = (
+                f"privacy.delta must be below 1 / subjects ({limit:.2g} at {site.name}), got {config.privacy.delta}"
+            )
             raise ConfigError(message)
 
 
 def _run_config(prepared: Prepared) -> dict[str, str]:
-    return {
-        "run": prepared.folder.name,
-        "config": prepared.config.model_dump_json(),
-        "plan": prepared.plan.to_json() if prepared.plan else "null",
-    }
+    request = prepared.request
+    return {"run": request.run, "config": request.config, "plan": request.plan}
 
 
 def _in_process(prepared: Prepared) -> None:

@@ -42,8 +42,8 @@ def rewrite_reports(path: Path) -> tuple[Path, ...]:
     Raises:
         ConfigError: the run has no metrics.json: it is not finished.
     """
-    from common.reports.pages import write_all  # noqa: PLC0415
     from common.reports.record import RunRecord  # noqa: PLC0415
+    from common.reports.write import write_all  # noqa: PLC0415
 
     metrics = path / "metrics.json"
     if not metrics.exists():

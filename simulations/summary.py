@@ -33,7 +33,9 @@ def summary(record: RunRecord, folder: str) -> Json:
 
 def table(record: RunRecord, folder: str) -> Group:
     """The closing table, its red lines, and where the reports are."""
-    quality = Table(title=f"{record.experiment}: {record.rounds_planned} rounds in {record.seconds:.1f} s", title_justify="left")
+    quality = Table(
+        title=f"{record.experiment}: {record.rounds_planned} rounds in {record.seconds:.1f} s", title_justify="left"
+    )
     for name in ("site", "held-out subjects", "accuracy", "AUROC", "epsilon (training)", "epsilon (held out)", "delta"):
         quality.add_column(name, justify="left" if name == "site" else "right")
     for site in record.sites:
@@ -103,7 +105,9 @@ def _privacy(record: RunRecord, site: SiteRecord) -> Json:
         "steps": promise.steps,
         "sampling_rate": promise.sampling_rate,
         "noise_multiplier": promise.noise_multiplier,
-        "cohorts": {cohort.cohort: {"pld": cohort.pld, "prv": cohort.prv, "rdp": cohort.rdp} for cohort in site.cohorts},
+        "cohorts": {
+            cohort.cohort: {"pld": cohort.pld, "prv": cohort.prv, "rdp": cohort.rdp} for cohort in site.cohorts
+        },
         "lifetime": {"spent": site.ledger.spent, "left": site.ledger.left} if site.ledger else {},
     }
 

@@ -53,7 +53,7 @@ def test_a_median_is_allowed_where_updates_are_not_hidden() -> None:
 
 
 def test_folders_need_a_root_and_a_task() -> None:
-    with pytest.raises(ConfigError, match="objective.task"):
+    with pytest.raises(ConfigError, match=r"objective\.task"):
         compose(["experiment=folders", "data.root=somewhere"])
     with pytest.raises(ConfigError, match=r"data\.root"):
         compose(["experiment=folders", "objective.task=icu"])

@@ -45,7 +45,7 @@ def test_array_order_does_not_change_the_bytes() -> None:
 
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_with_a_value_error(body: bytes) -> None:
-    with pytest.raises(ValueError, match="message|field|missing"):
+    with pytest.raises(ValueError, match=r"message|field|missing"):
         unpack(body)
 
 
