@@ -25,7 +25,7 @@ def points(value: float) -> str:
 
 def decimal(value: float | None, digits: int = 2) -> str:
     """A plain number."""
-    return NOT_KNOWN if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+    return NOT_KNOWN if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
 
 
 def epsilon(value: float | None) -> str:
@@ -45,7 +45,7 @@ def plain(value: float | None) -> str:
     """A number without needless digits; tiny ones as powers of ten."""
     if value is None:
         return "none"
-    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 0.01 else f"{value:.4g}"  # noqa: PLR2004
+    return f"{value:.4g}".replace("e-0", "e-").replace("-", MINUS)
 
 
 def percent_figure(figure: Figure | None) -> str:

@@ -14,7 +14,7 @@ import yaml
 
 from common.reports.files import write_whole
 from common.reports.limits import recompute
-from common.reports.numbers import epsilon, remaining
+from common.reports.numbers import epsilon, plain, remaining
 from common.reports.record import CohortBudget, RunRecord
 from common.reports.report import write_run_report
 from common.reports.sentences import certainty, in_short, red_boxes
@@ -205,7 +205,7 @@ def test_names_from_outside_are_escaped_and_stay_in_the_folder(tmp_path: Path) -
 def test_the_budget_page_says_what_was_promised_spent_sent_and_refused(folder: Path) -> None:
     text = words(folder / "budget" / "va.html")
     for said in (
-        "(8, 1e-3)",
+        "(8, 0.001)",
         "zero-out (add or remove)",
         "poisson",
         "AES-256-CTR",
@@ -225,6 +225,16 @@ def test_the_budget_page_says_what_was_promised_spent_sent_and_refused(folder: P
 def test_privacy_figures_are_rounded_against_us() -> None:
     assert (epsilon(7.9301), epsilon(8.0), epsilon(None)) == ("7.94", "8.00", "none")
     assert (remaining(8.389), remaining(8.38), remaining(-1)) == ("8.38", "8.38", "0.00")
+
+
+def test_small_numbers_are_not_rounded_to_nothing() -> None:
+    assert [plain(value) for value in (1e-3, 1e-5, 2.5e-7, 8.0, None)] == [
+        "0.001",
+        "1e\N{MINUS SIGN}5",
+        "2.5e\N{MINUS SIGN}7",
+        "8",
+        "none",
+    ]
 
 
 def test_a_small_epsilon_is_not_described_as_a_large_one() -> None:
