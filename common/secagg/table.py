@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from common.secagg.errors import ProtocolError
 from common.secagg.roster import Roster, threshold_of
-from common.secagg.transcript import Advert, Session, commit_to_share, first_transcript, read_advert
+from common.secagg.transcript import Advert, commit_to_share, first_transcript, read_advert
 
 MASKING_KEY = ""  # the name of the one shared secret that belongs to no block
 
@@ -100,13 +100,3 @@ def check_member(advert: Advert, roster: Roster) -> None:
     """
     if roster.keys.get(advert.institution) != advert.identity_key:
         raise ProtocolError("roster", "an advert's institution and key are not on the roster")
-
-
-def check_session(table: Table, session: Session) -> None:
-    """Check that the adverts are of the round that this site computes.
-
-    Raises:
-        ProtocolError: they are not (session).
-    """
-    if table.adverts[0].session != session:
-        raise ProtocolError("session", "the adverts are of another run, round, purpose, model or plan")

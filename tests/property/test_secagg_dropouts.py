@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from server.unmask import RoundAborted
 from tests.secagg_round import STAGES, Script, Vectors, consortium_of, plain_sum, secure_sum
 
+REASONS = {"share": "shares", "mask": "vectors", "check": "agreement", "reveal": "reveals"}
 BLOCKS = {"encoder/ecg": 3, "encoder/labs": 5, "fusion": 9}
 MANY = consortium_of(7)
 
@@ -86,5 +87,6 @@ def test_the_round_aborts_exactly_when_fewer_than_the_threshold_remain(stage: st
     enough = Script(k_min=2, drop={**strangers, **dict.fromkeys(names[threshold:], stage)})
     assert secure_sum(MANY, vectors, enough).sums
     too_few = Script(k_min=2, drop={**strangers, **dict.fromkeys(names[threshold - 1 :], stage)})
-    with pytest.raises(RoundAborted):
+    with pytest.raises(RoundAborted) as caught:
         secure_sum(MANY, vectors, too_few)
+    assert caught.value.reason == REASONS[stage]

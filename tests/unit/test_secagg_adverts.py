@@ -12,7 +12,14 @@ from client import mask
 from common.secagg.identity import new_identity
 from common.secagg.roster import sign_roster
 from common.secagg.table import read_table
-from common.secagg.transcript import Advert, BlockAdvert, read_advert, sign_advert
+from common.secagg.transcript import (
+    Advert,
+    BlockAdvert,
+    check_signature,
+    read_advert,
+    sign_advert,
+    sign_transcript,
+)
 from tests.secagg_round import SESSION, consortium_of
 
 CONSORTIUM = consortium_of(4)
@@ -159,3 +166,12 @@ def test_a_site_without_blocks_or_with_nonsense_names_does_not_advertise() -> No
         with pytest.raises(mask.ProtocolError) as caught:
             mask.advertise(SESSION, identity, lengths, institution=institution, k_min=k_min)
         assert caught.value.code == "advert"
+
+
+def test_a_signature_of_one_stage_is_none_of_another() -> None:
+    signer, digest = new_identity(), b"d" * 32
+    signature = sign_transcript(signer, b"T1", digest)
+    check_signature(signer.public_key, b"T1", digest, signature)
+    with pytest.raises(mask.ProtocolError) as caught:
+        check_signature(signer.public_key, b"T3", digest, signature)
+    assert caught.value.code == "signature"

@@ -165,9 +165,7 @@ def test_split_views_of_the_sharers_reveal_nothing_at_the_site_that_is_alone(hon
 
 
 def test_split_views_of_the_blocks_reveal_nothing(masked: dict[str, mask.SiteRound]) -> None:
-    checked = {
-        name: mask.check(masked[name], NAMES, ("fusion",) if name in NAMES[:2] else BLOCKS) for name in NAMES
-    }
+    checked = {name: mask.check(masked[name], NAMES, ("fusion",) if name in NAMES[:2] else BLOCKS) for name in NAMES}
     signatures = {name: signature for name, (_, signature) in checked.items()}
     assert code_of(mask.reveal, checked["site-000"][0], signatures) == "agreement"
 
