@@ -118,7 +118,9 @@ class AttributeSpec(_Described):
     @model_validator(mode="after")
     def _consistent(self) -> AttributeSpec:
         if self.bands is not None and self.levels != _band_names(self.bands):
-            raise ValueError(f"the levels of bands {list(self.bands)} are {list(_band_names(self.bands))}: leave them out")
+            raise ValueError(
+                f"the levels of bands {list(self.bands)} are {list(_band_names(self.bands))}: leave them out"
+            )
         if len(self.levels) < _FEWEST_CLASSES or set(_repeated(self.levels)):
             raise ValueError(f"levels must be two or more, each once (or give bands); got {list(self.levels)}")
         return self
@@ -170,6 +172,7 @@ def merge_schemas(specs: Sequence[FolderSpec]) -> Schema:
 
     Guarantees:
         order-free: the same sites in any order give the same schema.
+
     Raises:
         ValueError: two sites have one name, or describe a modality, task or attribute differently.
     """

@@ -1,0 +1,180 @@
+"""The sum of clipped per-subject gradients: the one place where a subject's influence is bounded.
+
+Per-row gradients come from Opacus' hooks. Everything that Opacus leaves to the caller, and gets silently wrong when the
+caller does not know, is done or refused here: rows belong to subjects; a model with a parameter that no exact rule
+covers is refused; a layer that saw fewer rows than the batch has, or none at all, is an error and never a wrong norm.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.data.batch import Batch, take
+from common.models.loss import per_example_loss
+from common.privacy.opacus_parts import load_opacus_package
+
+# Layers whose rule in Opacus is exact for any shape that we call them with. Anything else falls back to functorch,
+# which drops keyword arguments and takes whole sub-trees: we refuse instead.
+COVERED = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d)
+_ROW_GRADIENTS_IN_MEMORY = 1 << 25  # numbers: 128 MiB as float32, twice that again while they are clipped
+_FEWEST_PHYSICAL_ROWS, _MOST_PHYSICAL_ROWS = 8, 2048
+
+
+@dataclass(frozen=True)
+class ClippedSum:
+    """A sum over subjects of gradients clipped to `clip_norm`: clipped, not yet noised. It must not leave.
+
+    Attributes:
+        gradients: by parameter, float64, of the parameter's shape.
+        num_nonfinite: subjects whose gradient was not finite and who contributed zero; private as well.
+    """
+
+    gradients: dict[str, Tensor]
+    num_nonfinite: int
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """What a subject's gradient is of, and how far it may reach."""
+
+    task: str
+    auxiliary_weight: float
+    clip_norm: float
+
+
+@contextmanager
+def per_row_gradients(model: nn.Module) -> Iterator[nn.Module]:
+    """Attach the hooks that compute per-row gradients, and take all traces of them off again.
+
+    Raises:
+        ValueError: a trainable parameter of the model is covered by no exact rule.
+    """
+    refuse_uncovered(model)
+    load_opacus_package()
+    from opacus.grad_sample.grad_sample_module import GradSampleHooks  # noqa: PLC0415  (only where DP trains)
+
+    training = model.training
+    model.train()
+    hooks = GradSampleHooks(model, loss_reduction="sum", strict=True)
+    try:
+        yield model
+    finally:
+        hooks.cleanup()
+        for module in model.modules():
+            for trace in ("activations", "max_batch_len"):
+                module.__dict__.pop(trace, None)
+        for parameter in model.parameters():
+            parameter.grad = None
+        model.train(training)
+
+
+def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSum:
+    """Sum the subjects' clipped gradients over a batch, inside `per_row_gradients`.
+
+    A subject's loss is the mean over its rows in the batch, so its gradient is too; it is clipped once, jointly over
+    all parameters. How many rows a subject has thus never buys influence.
+
+    Args:
+        model: the model, with its hooks on.
+        batch: all rows of every subject that was drawn.
+        clipping: task, auxiliary weight and clip norm.
+
+    Guarantees:
+        bounded: adding or removing one subject, with all its rows, moves the sum by at most clip_norm in L2 norm (up to
+            float32 rounding of the per-row gradients, about 1e-6 of it).
+        finite: a subject whose gradient is not finite contributes zero, and nobody else's contribution changes.
+        empty: a batch without rows gives zeros.
+
+    Raises:
+        ValueError: clip_norm is not above 0, or a layer did not see every row of the batch exactly in its place.
+    """
+    if not 0 < clipping.clip_norm < float("inf"):
+        raise ValueError(f"clip_norm must be > 0 and finite, got {clipping.clip_norm}")
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    total = {name: torch.zeros(parameter.shape, dtype=torch.float64) for name, parameter in trainable.items()}
+    nonfinite = 0
+    size = sum(parameter.numel() for parameter in trainable.values())
+    for part in physical_batches(batch, most_rows=_ROW_GRADIENTS_IN_MEMORY // max(1, size)):
+        means = _mean_by_subject(_per_row(model, part, clipping), part.subjects)
+        norm = torch.stack([mean.square().sum(dim=1) for mean in means.values()]).sum(dim=0).sqrt()
+        finite = torch.isfinite(norm)
+        scale = torch.where(finite, (clipping.clip_norm / norm).clamp(max=1.0), 0.0)
+        for name, mean in means.items():
+            known = mean if bool(finite.all()) else torch.where(finite.unsqueeze(1), mean, 0.0)  # 0 * inf is NaN
+            total[name] += (scale @ known).view_as(total[name])
+        nonfinite += int((~finite).sum())
+    return ClippedSum(total, nonfinite)
+
+
+def physical_batches(batch: Batch, *, most_rows: int) -> Iterator[Batch]:
+    """Divide a batch into parts of about `most_rows` rows, every subject whole; no rows, no parts."""
+    limit = min(max(most_rows, _FEWEST_PHYSICAL_ROWS), _MOST_PHYSICAL_ROWS)
+    if len(batch) <= limit:
+        if len(batch):
+            yield batch
+        return
+    order = torch.argsort(batch.subjects, stable=True)
+    _, counts = torch.unique_consecutive(batch.subjects[order], return_counts=True)
+    start = stop = 0
+    for count in counts.tolist():
+        if stop > start and stop + count - start > limit:
+            yield take(batch, order[start:stop])
+            start = stop
+        stop += count
+    yield take(batch, order[start:stop])
+
+
+def refuse_uncovered(model: nn.Module) -> None:
+    """Check that per-row gradients will be exact.
+
+    Raises:
+        ValueError: a module with trainable parameters of its own is not of a covered type, or mixes rows.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(f"{name or 'the model'} is a {type(module).__name__}, which mixes the rows of a batch")
+        bare = [key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
+        if bare and type(module) not in COVERED:
+            problem = f"parameter {bare[0]!r} of {name or 'the model'} ({type(module).__name__})"
+            raise ValueError(
+                f"{problem} has no exact per-row gradient: use one of {[kind.__name__ for kind in COVERED]}"
+            )
+
+
+def _per_row(model: nn.Module, batch: Batch, clipping: Clipping) -> dict[str, Tensor]:
+    """Per-row gradients of the summed loss: by parameter, float32 [row, parameter]."""
+    with warnings.catch_warnings():
+        # The hooks of a first layer fire without gradients of its input; Opacus needs none.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+        loss = per_example_loss(model(batch), batch.labels[clipping.task], auxiliary_weight=clipping.auxiliary_weight)
+        torch.autograd.backward(loss.sum())
+    found = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rows = vars(parameter)["grad_sample"]
+        if not isinstance(rows, Tensor) or rows.shape != (len(batch), *parameter.shape):
+            got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+            raise ValueError(f"parameter {name}: per-row gradients of {len(batch)} rows were expected, got {got}")
+        found[name] = rows.reshape(len(batch), -1)
+        vars(parameter)["grad_sample"] = None
+        parameter.grad = None
+    return found
+
+
+def _mean_by_subject(rows: dict[str, Tensor], subjects: Tensor) -> dict[str, Tensor]:
+    """Average [row, parameter] over each subject's rows: by parameter, float64 [subject, parameter]."""
+    _, place, counts = torch.unique(subjects, return_inverse=True, return_counts=True)
+    if len(counts) == len(subjects):
+        return {name: gradients.double() for name, gradients in rows.items()}
+    found = {}
+    for name, gradients in rows.items():
+        total = torch.zeros(len(counts), gradients.shape[1], dtype=torch.float64)
+        found[name] = total.index_add_(0, place, gradients.double()) / counts.unsqueeze(1)
+    return found

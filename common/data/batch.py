@@ -1,0 +1,88 @@
+"""One batch: every modality of the schema, whoever lacks what. A missing modality is an all-False mask over zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data.folder import SiteData
+from common.data.normalise import Normaliser, features
+from common.data.schema import Schema
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one site, ready for the model.
+
+    Attributes:
+        values: by modality, float32 [batch, time, feature]; zeros where the mask is False.
+        mask: by modality, bool [batch, time].
+        seconds: by modality, float32 [batch, time]; when each step was measured, 0 for a table.
+        labels: by task, int64 [batch]; -1: unknown.
+        attributes: by attribute, int64 [batch]; -1: unknown.
+        subjects: int64 [batch], the row's subject: an index that has a meaning within this site only.
+    """
+
+    values: dict[str, Tensor]
+    mask: dict[str, Tensor]
+    seconds: dict[str, Tensor]
+    labels: dict[str, Tensor]
+    attributes: dict[str, Tensor]
+    subjects: Tensor
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.subjects)
+
+
+def assemble(site: SiteData, schema: Schema, normaliser: Normaliser, rows: np.ndarray) -> Batch:
+    """Put rows [row] of a site into a batch with all modalities of the schema, held or not."""
+    values: dict[str, Tensor] = {}
+    mask: dict[str, Tensor] = {}
+    for name, spec in schema.modalities.items():
+        if name in site.values:
+            raw = site.values[name][rows]
+            values[name] = torch.from_numpy(features(raw, name, spec, normaliser)).unsqueeze(1)
+            mask[name] = torch.from_numpy(np.isfinite(raw).any(axis=1)).unsqueeze(1)
+        else:
+            values[name] = torch.zeros(len(rows), 1, spec.num_features)
+            mask[name] = torch.zeros(len(rows), 1, dtype=torch.bool)
+    unknown = np.full(len(site.row_subject), -1, dtype=np.int64)
+    return Batch(
+        values=values,
+        mask=mask,
+        seconds={name: torch.zeros(len(rows), 1) for name in values},
+        labels={name: torch.from_numpy(site.labels.get(name, unknown)[rows]) for name in schema.tasks},
+        attributes={name: torch.from_numpy(site.attributes.get(name, unknown)[rows]) for name in schema.attributes},
+        subjects=torch.from_numpy(site.row_subject[rows]),
+    )
+
+
+def hide(batch: Batch, keep: Collection[str]) -> Batch:
+    """Give the same rows with only these modalities in sight; shapes stay.
+
+    Raises:
+        ValueError: a modality to keep is not in the batch.
+    """
+    unknown = sorted(set(keep) - set(batch.values))
+    if unknown:
+        raise ValueError(f"cannot keep {', '.join(unknown)}: the batch has {', '.join(batch.values)}")
+    values = {name: value if name in keep else torch.zeros_like(value) for name, value in batch.values.items()}
+    mask = {name: seen if name in keep else torch.zeros_like(seen) for name, seen in batch.mask.items()}
+    return replace(batch, values=values, mask=mask)
+
+
+def take(batch: Batch, rows: Tensor) -> Batch:
+    """Give these rows: int64 [row] indices, in this order, or bool [batch]."""
+    return Batch(
+        values={name: value[rows] for name, value in batch.values.items()},
+        mask={name: seen[rows] for name, seen in batch.mask.items()},
+        seconds={name: when[rows] for name, when in batch.seconds.items()},
+        labels={name: label[rows] for name, label in batch.labels.items()},
+        attributes={name: level[rows] for name, level in batch.attributes.items()},
+        subjects=batch.subjects[rows],
+    )

@@ -1,0 +1,154 @@
+"""Read one site folder: dataset.yaml and its manifest, all of it or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydantic import ValidationError
+
+from common.data.cells import CELL_READERS, label_column, level_column
+from common.data.error import DataError, wrong
+from common.data.manifest import Manifest, inside, read_manifest
+from common.data.schema import FolderSpec
+
+__all__ = ["DataError", "SiteData", "read_site", "read_spec"]
+
+SPLITS = ("train", "valid", "test")
+_TRAIN_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """A site's records, as they are: nothing scaled, nothing clipped. They never leave the site.
+
+    Attributes:
+        subjects: distinct subjects, sorted.
+        row_subject: int64 [row], index into `subjects`.
+        split: [subject], one of train, valid and test.
+        values: by modality, float64 [row, feature without indicators]; NaN: not measured.
+        labels: by task, int64 [row]; -1: unknown.
+        attributes: by attribute, int64 [row]; -1: unknown.
+        left_out: rows of the manifest in which every modality is missing; they are nowhere in the above.
+    """
+
+    name: str
+    spec: FolderSpec
+    subjects: tuple[str, ...]
+    row_subject: np.ndarray
+    split: np.ndarray
+    values: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    attributes: dict[str, np.ndarray]
+    left_out: int
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The modalities that this site's folder describes, sorted."""
+        return tuple(sorted(self.values))
+
+    def subjects_of(self, split: str) -> np.ndarray:
+        """Indices of the subjects of one cohort."""
+        return np.flatnonzero(self.split == split)
+
+    def rows_of(self, split: str) -> np.ndarray:
+        """Indices of the rows of one cohort's subjects."""
+        return np.flatnonzero(self.split[self.row_subject] == split)
+
+
+def read_spec(folder: Path) -> FolderSpec:
+    """Read dataset.yaml; no record is looked at.
+
+    Raises:
+        DataError: the file is missing, is not YAML, or describes no site folder; the sentence names the key.
+    """
+    path = inside(folder, "dataset.yaml")
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return FolderSpec.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise wrong(path, f"{key}: {first['msg'].removeprefix('Value error, ')}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise wrong(path, f"not readable as YAML ({' '.join(str(error).split())})") from error
+
+
+def read_site(folder: Path, *, split_seed: int) -> SiteData:
+    """Read a whole site folder.
+
+    Guarantees:
+        all or nothing: whatever is wrong, one DataError and no records.
+        subject-wise: without a split column, a subject's cohort depends on its own name and `split_seed` only, so that
+            one subject's coming or going never moves another.
+
+    Raises:
+        DataError: the first thing that is wrong, with file, row and column.
+    """
+    spec = read_spec(folder)
+    manifest = read_manifest(folder)
+    _check_columns(manifest, spec)
+    values = {name: CELL_READERS[entry.kind](manifest, entry) for name, entry in spec.modalities.items()}
+    labels = {name: label_column(manifest, task) for name, task in spec.tasks.items()}
+    attributes = {name: level_column(manifest, attribute) for name, attribute in spec.attributes.items()}
+    names = _subject_names(manifest, spec.subject)
+    split = _split_of(manifest, spec, names, split_seed)
+    kept = np.any([np.isfinite(value).any(axis=1) for value in values.values()], axis=0)
+    subjects, row_subject = np.unique(names[kept], return_inverse=True)
+    return SiteData(
+        name=spec.name,
+        spec=spec,
+        subjects=tuple(str(subject) for subject in subjects),
+        row_subject=row_subject.astype(np.int64),
+        split=np.array([split[str(subject)] for subject in subjects], dtype="U5"),
+        values={name: value[kept] for name, value in values.items()},
+        labels={name: label[kept] for name, label in labels.items()},
+        attributes={name: level[kept] for name, level in attributes.items()},
+        left_out=int(len(kept) - kept.sum()),
+    )
+
+
+def _check_columns(manifest: Manifest, spec: FolderSpec) -> None:
+    wanted = {spec.subject: "the subject"} | ({spec.split: "the split"} if spec.split else {})
+    for name, modality in spec.modalities.items():
+        wanted |= dict.fromkeys((*modality.columns, *modality.categorical), f"modality {name}")
+    wanted |= {task.column: f"task {name}" for name, task in spec.tasks.items()}
+    wanted |= {attribute.column: f"attribute {name}" for name, attribute in spec.attributes.items()}
+    for column, what in wanted.items():
+        if column not in manifest.columns:
+            problem = f"dataset.yaml names this column for {what}, and the manifest has no such column"
+            raise wrong(manifest.path, problem, row=1, column=column)
+
+
+def _subject_names(manifest: Manifest, column: str) -> np.ndarray:
+    for row in manifest.rows:
+        if not row.cells[column]:
+            raise wrong(
+                manifest.path, "the subject is empty: every row belongs to someone", row=row.line, column=column
+            )
+    return np.array([row.cells[column] for row in manifest.rows], dtype=np.str_)
+
+
+def _split_of(manifest: Manifest, spec: FolderSpec, names: np.ndarray, split_seed: int) -> Mapping[str, str]:
+    if spec.split is None:
+        return {str(name): keyed_split(split_seed, str(name)) for name in names}
+    found: dict[str, str] = {}
+    for row in manifest.rows:
+        subject, split = row.cells[spec.subject], row.cells[spec.split]
+        if split not in SPLITS:
+            problem = f"{split!r} is none of {', '.join(SPLITS)}"
+            raise wrong(manifest.path, problem, row=row.line, column=spec.split)
+        if found.setdefault(subject, split) != split:
+            problem = f"subject {subject!r} is in {split} here and in {found[subject]} above: a subject has one split"
+            raise wrong(manifest.path, problem, row=row.line, column=spec.split)
+    return found
+
+
+def keyed_split(seed: int, subject: str, *, train_share: float = _TRAIN_SHARE) -> str:
+    """Put a subject into train or test by a hash of its own name, so that nobody else's presence matters."""
+    digest = hashlib.blake2b(subject.encode(), key=str(seed).encode(), digest_size=8).digest()
+    return "train" if int.from_bytes(digest, "big") / 2**64 < train_share else "test"

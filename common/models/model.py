@@ -1,0 +1,75 @@
+"""Build the model that a configuration and a schema ask for, the same everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from common.config import Config
+from common.data.schema import Schema
+from common.models.additive import AdditiveModel
+from common.models.outputs import Outputs
+from common.models.transformer import TransformerModel
+from common.seeds import torch_generator
+
+__all__ = ["Outputs", "build_model"]
+
+MODELS: dict[str, Callable[[Config, Schema], nn.Module]] = {
+    "transformer": TransformerModel,
+    "additive": lambda config, schema: AdditiveModel(schema, config.objective.task),
+}
+
+
+def build_model(config: Config, schema: Schema, *, seed: int) -> nn.Module:
+    """Build the model with its first weights.
+
+    Guarantees:
+        the same everywhere: weights depend on `seed` and their own name only; torch's global generator is not touched,
+            and one more modality changes no other part's first weights.
+
+    Raises:
+        ValueError: the schema does not have objective.task, or fusion.query names no modality.
+    """
+    if config.objective.task not in schema.tasks:
+        raise ValueError(f"objective.task must be one of {', '.join(schema.tasks)}, got {config.objective.task!r}")
+    with torch.random.fork_rng(devices=[]):
+        model = MODELS[config.model.kind](config, schema)
+    with torch.no_grad():
+        for prefix, module in model.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                generator = torch_generator(seed, "weights", f"{prefix}.{name}")
+                FIRST_WEIGHTS[type(module), name](parameter, generator)
+    if config.model.kind == "additive":
+        # A convex problem: zero is as good a start as any, and needs no luck.
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+    return model
+
+
+def _uniform(parameter: Tensor, generator: torch.Generator) -> None:
+    limit = 1.0 / math.sqrt(parameter.shape[1])
+    nn.init.uniform_(parameter, -limit, limit, generator=generator)
+
+
+def _small(parameter: Tensor, generator: torch.Generator) -> None:
+    nn.init.normal_(parameter, std=1.0 / math.sqrt(parameter.shape[1]), generator=generator)
+
+
+def _zeros(parameter: Tensor, _generator: torch.Generator) -> None:
+    nn.init.zeros_(parameter)
+
+
+def _ones(parameter: Tensor, _generator: torch.Generator) -> None:
+    nn.init.ones_(parameter)
+
+
+FIRST_WEIGHTS: dict[tuple[type[nn.Module], str], Callable[[Tensor, torch.Generator], None]] = {
+    (nn.Linear, "weight"): _uniform,
+    (nn.Linear, "bias"): _zeros,
+    (nn.Embedding, "weight"): _small,
+    (nn.LayerNorm, "weight"): _ones,
+    (nn.LayerNorm, "bias"): _zeros,
+}

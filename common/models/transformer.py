@@ -1,0 +1,47 @@
+"""Encoders, one fusion transformer, a head, and a small head per modality."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from common.blocks import module_key
+from common.config import Config
+from common.data.batch import Batch
+from common.data.schema import Schema
+from common.models.encoders import ENCODERS, time_code
+from common.models.fusion import Fusion, pooled
+from common.models.heads import ClassificationHead
+from common.models.outputs import Outputs
+
+
+class TransformerModel(nn.Module):
+    """The multimodal model. Every row goes through every part, whatever it lacks; masks do the rest.
+
+    The modalities' auxiliary heads read the encoder's tokens before fusion: each is what that modality alone would say.
+    Without an auxiliary loss they are not built, since an unused parameter would only carry noise.
+    """
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        """Build the model for objective.task."""
+        super().__init__()
+        task, width = schema.tasks[config.objective.task], config.model.width
+        modalities = schema.modalities.items()
+        self.encoders = nn.ModuleDict({module_key(name): ENCODERS[spec.kind](spec, width) for name, spec in modalities})
+        self.fusion = Fusion(config.fusion, config.model, tuple(schema.modalities))
+        self.heads = nn.ModuleDict({module_key(config.objective.task): ClassificationHead(task, width)})
+        with_auxiliary = tuple(schema.modalities) if config.objective.auxiliary_weight > 0 else ()
+        self.auxiliary = nn.ModuleDict({module_key(name): ClassificationHead(task, width) for name in with_auxiliary})
+        self._modalities, self._with_auxiliary, self._width = tuple(schema.modalities), with_auxiliary, width
+        self._task = config.objective.task
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Answer for every row of the batch."""
+        tokens, masks = {}, {}
+        for name in self._modalities:
+            encoded, masks[name] = self.encoders[module_key(name)](batch.values[name], batch.mask[name])
+            tokens[name] = encoded + time_code(batch.seconds[name], self._width)
+        logits = self.heads[module_key(self._task)](self.fusion(tokens, masks))
+        auxiliary = {
+            name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary
+        }
+        return Outputs(logits, auxiliary, {name: masks[name].any(dim=1) for name in self._with_auxiliary})
