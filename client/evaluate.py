@@ -12,7 +12,7 @@ from common.fairness.table import TableLayout, fill
 from common.models.loss import scores
 
 
-def count_table(model: nn.Module, batch: Batch, layout: TableLayout, *, task: str) -> NDArray[np.int64]:
+def count_table(model: nn.Module, batch: Batch, layout: TableLayout) -> NDArray[np.int64]:
     """Run the model under every modality condition and count what it says.
 
     Every held-out subject is counted under every condition, also one who holds nothing of what may be seen: the model
@@ -22,7 +22,6 @@ def count_table(model: nn.Module, batch: Batch, layout: TableLayout, *, task: st
         model: the model to evaluate.
         batch: this site's held-out rows.
         layout: the table to fill.
-        task: whose labels are counted.
 
     Returns:
         [cell] integer counts, raw: nothing here is noised yet, and nothing of it may leave but through the gate.
@@ -31,7 +30,7 @@ def count_table(model: nn.Module, batch: Batch, layout: TableLayout, *, task: st
     return fill(
         layout,
         said,
-        batch.labels[task].numpy(),
+        batch.labels[layout.task].numpy(),
         {name: level.numpy() for name, level in batch.attributes.items()},
         batch.subjects.numpy(),
     )

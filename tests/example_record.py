@@ -182,30 +182,6 @@ def _site(name: str, held: tuple[str, ...]) -> SiteRecord:
         "va": (20.0, 9.7),
     }[name]
     dropped = 2 if name == "va" else 1 if name == "switzerland" else 0
-    train = CohortBudget(
-        "train",
-        1e-3,
-        pld=7.93,
-        prv=7.95,
-        rdp=8.71,
-        replace_one=16.02,
-        charges=(
-            ChargeRecord("normalisation", "discrete_gaussian", 4.1, 1.0, 1, 1, 3.2),
-            ChargeRecord("training", "gaussian", 3.37, 1.0, _ROUNDS, _ROUNDS - dropped),
-        ),
-    )
-    test = CohortBudget(
-        "test",
-        1e-3,
-        pld=7.88,
-        prv=7.9,
-        rdp=8.62,
-        replace_one=15.8,
-        charges=(
-            ChargeRecord("evaluation", "discrete_gaussian", 0.62, 1.0, 1, 1, 3.742),
-            ChargeRecord("audit", "discrete_gaussian", 0.58, 1.0, 1, 1, 4.243),
-        ),
-    )
     ledger = LedgerRecord(
         lifetime_epsilon=lifetime,
         delta=1e-3,
@@ -226,7 +202,35 @@ def _site(name: str, held: tuple[str, ...]) -> SiteRecord:
             "2025-03-04T10:12:01Z", "budget", "run 20250304-101201-0b11 asked for epsilon 16; 17.1 were left"
         ),
     )
-    return SiteRecord(name, held, (train, test), ledger, _out(dropped), refused if name == "va" else ())
+    return SiteRecord(name, held, _cohorts(_ROUNDS - dropped), ledger, _out(dropped), refused if name == "va" else ())
+
+
+def _cohorts(steps: int) -> tuple[CohortBudget, ...]:
+    train = CohortBudget(
+        "train",
+        1e-3,
+        pld=7.93,
+        prv=7.95,
+        rdp=8.71,
+        replace_one=16.02,
+        charges=(
+            ChargeRecord("normalisation", "discrete_gaussian", 4.1, 1.0, 1, 1, 3.2),
+            ChargeRecord("training", "gaussian", 3.37, 1.0, _ROUNDS, steps),
+        ),
+    )
+    test = CohortBudget(
+        "test",
+        1e-3,
+        pld=7.88,
+        prv=7.9,
+        rdp=8.62,
+        replace_one=15.8,
+        charges=(
+            ChargeRecord("evaluation", "discrete_gaussian", 0.62, 1.0, 1, 1, 3.742),
+            ChargeRecord("audit", "discrete_gaussian", 0.58, 1.0, 1, 1, 4.243),
+        ),
+    )
+    return train, test
 
 
 def _out(dropped: int) -> tuple[OutRecord, ...]:

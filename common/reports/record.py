@@ -169,15 +169,13 @@ class BlockRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One training round.
+    """One training round; accuracy and AUROC were measured by the simulator.
 
     Attributes:
         sites: who is in the released sum.
         dropped: who was asked and is not.
         left_out: blocks that were not summed because too few sites were left.
         update_norm: L2 norm of the released, noised mean update.
-        test_accuracy: measured by the simulator.
-        test_auroc: measured by the simulator.
     """
 
     number: int

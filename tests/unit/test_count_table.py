@@ -50,7 +50,7 @@ def batch_of(**values: list[float]) -> Batch:
 
 def test_each_condition_shows_the_model_only_its_modalities() -> None:
     batch = batch_of(ecg=[3.0, 0, 0], labs=[0.0, 3, 0], note=[-9.0, 0, 0])
-    table = unflatten(LAYOUT, count_table(SumOfWhatItSees(), batch, LAYOUT, task="disease"))
+    table = unflatten(LAYOUT, count_table(SumOfWhatItSees(), batch, LAYOUT))
     top, middle, bottom = 9, 5, 0  # sigmoid(3), sigmoid(0), sigmoid(-6) in tenths
     women = {c.name: int(np.flatnonzero(table[n, 0, 1])[0]) for n, c in enumerate(LAYOUT.conditions)}
     assert women == {
@@ -66,7 +66,7 @@ def test_each_condition_shows_the_model_only_its_modalities() -> None:
 
 def test_every_subject_is_counted_under_every_condition() -> None:
     batch = batch_of(ecg=[3.0, 0, 0], labs=[0.0, 3, 0], note=[-9.0, 0, 0])
-    table = unflatten(LAYOUT, count_table(SumOfWhatItSees(), batch, LAYOUT, task="disease"))
+    table = unflatten(LAYOUT, count_table(SumOfWhatItSees(), batch, LAYOUT))
     assert table.sum(axis=(1, 2, 3)).tolist() == [3.0] * 7
 
 
@@ -74,11 +74,11 @@ def test_every_subject_is_counted_under_every_condition() -> None:
 def test_the_model_is_asked_in_evaluation_mode_and_left_as_it_was(training: bool) -> None:
     model = SumOfWhatItSees().train(training)
     batch = batch_of(ecg=[-3.0, 0, 0], labs=[0.0, 0, 0], note=[0.0, 0, 0])
-    table = unflatten(LAYOUT, count_table(model, batch, LAYOUT, task="disease"))
+    table = unflatten(LAYOUT, count_table(model, batch, LAYOUT))
     assert table[0, 0, 1, 0] == 1
     assert model.training is training
 
 
 def test_a_site_without_held_out_subjects_counts_nobody() -> None:
     empty = batch_of(ecg=[], labs=[], note=[])
-    assert count_table(SumOfWhatItSees(), empty, LAYOUT, task="disease").sum() == 0
+    assert count_table(SumOfWhatItSees(), empty, LAYOUT).sum() == 0
