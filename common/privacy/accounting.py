@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from common.privacy.events import LATTICE_SLACK, Event
 from common.privacy.gaussian import gaussian_epsilon
-from common.privacy.opacus_parts import load_opacus_package
+from common.privacy.opacus_parts import load_prv_accountant
 from common.privacy.renyi import ORDERS, renyi, renyi_epsilon
 
 FINE, COARSE = 2e-4, 1e-3
@@ -136,11 +136,9 @@ def _sampled_pld(unsampled: float, sampled: tuple[Event, ...], delta: float, how
 
 @lru_cache(maxsize=256)
 def _opacus_prv(steps: tuple[tuple[float, float, int], ...], delta: float) -> float:
-    load_opacus_package()
     import numpy as np  # noqa: PLC0415
-    from opacus.accountants.prv import PRVAccountant  # noqa: PLC0415
 
-    accountant = PRVAccountant()
+    accountant = load_prv_accountant()()
     accountant.history = list(steps)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):  # log(1 - q) at q = 1
         return float(accountant.get_epsilon(delta, eps_error=_PRV_ERROR))

@@ -103,7 +103,7 @@ def share_std(sensitivity: float, noise_multiplier: float, honest: int) -> float
     Guarantees:
         accounted: the sum of `honest` shares (and of any more) on an integer table of that L2 sensitivity costs no more
             than one continuous Gaussian of std `noise_multiplier * sensitivity`, up to a factor exp(+-kappa) on
-            every probability with kappa <= 1e-8 as long as cells times sites stay below 1e8. Accounting adds 1e-7.
+            every probability with kappa <= 6e-9 while cells times sites stay below 5e7. Accounting adds 1e-7.
 
     Two steps lead from the sum to the continuous Gaussian.
     1. A sum of h discrete Gaussians is not a discrete Gaussian. With share variance v >= 1/4 its probabilities are

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opacus.accountants.prv import PRVAccountant
 
 
 def load_opacus_package() -> None:
@@ -30,3 +35,25 @@ def load_opacus_package() -> None:
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, package)
+
+
+def load_prv_accountant() -> type[PRVAccountant]:
+    """Import Opacus' PRV accountant without its optimizers.
+
+    `opacus.accountants.accountant` imports DPOptimizer for a type hint, and with it torch.distributed and sympy (4 s).
+    A stand-in bears that name while the accountant is imported, and is gone afterwards.
+    """
+    load_opacus_package()
+    optimizers = "opacus.optimizers"
+    stands_in = optimizers not in sys.modules
+    if stands_in:
+        stand_in = ModuleType(optimizers)
+        stand_in.DPOptimizer = object  # type: ignore[attr-defined]
+        sys.modules[optimizers] = stand_in
+    try:
+        from opacus.accountants.prv import PRVAccountant  # noqa: PLC0415  (scipy.signal: only for a report)
+    finally:
+        if stands_in:
+            del sys.modules[optimizers]
+    found: type[PRVAccountant] = PRVAccountant
+    return found
