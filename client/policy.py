@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -116,7 +117,7 @@ def write_default(
     lines = ["# This institution's own floor. No run, and no server, can go below it."]
     for name, field in Policy.model_fields.items():
         value = policy.model_dump(mode="json")[name]
-        lines += [f"# {field.description}", yaml.safe_dump({name: value}, default_flow_style=None).strip()]
+        lines += [f"# {field.description}", f"{name}: {json.dumps(value)}"]  # JSON is YAML
     _write_new(path, "\n".join(lines) + "\n")
 
 
