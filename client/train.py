@@ -1,0 +1,172 @@
+"""A site's local training in one round: a fixed number of steps, each noised in full, or none at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client.dp import Clipping, clipped_sum, per_row_gradients
+from common.blocks import blocks_of, flatten
+from common.data.batch import Batch, take
+from common.models.loss import per_example_loss
+from common.privacy.noise import NoiseSource
+from common.privacy.plan import PrivacyPlan
+from common.seeds import numpy_generator
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What a site does in one round.
+
+    Attributes:
+        proximal: FedProx's mu; pulls towards the round's first weights.
+        steps: steps of the round; under a plan, the plan's `steps_per_round`.
+        batch_subjects: subjects of a step where there is no plan.
+        seed, site, round: name the experiment's random stream of this round.
+        plan: sampling, clipping, noise and divisor of every step; None: no privacy.
+    """
+
+    task: str
+    auxiliary_weight: float
+    modality_dropout: float
+    learning_rate: float
+    weight_decay: float
+    proximal: float
+    steps: int
+    batch_subjects: int
+    seed: int
+    site: str
+    round: int
+    plan: PrivacyPlan | None
+
+
+def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:
+    """Train the model in place on a site's training rows.
+
+    Returns:
+        By block, float64 [parameter]: weights after the round minus weights before it. All trainable blocks, also those
+        that this site does not hold or that stay with it: whoever sends the update chooses.
+
+    Guarantees:
+        noised: under a plan, every step takes the sum of subject-wise clipped gradients of a Poisson sample, adds
+            Gaussian noise of std noise_multiplier * clip_norm to every trainable coordinate, also when nobody was
+            drawn, and divides by the plan's public divisor. The update is post-processing of these noisy sums.
+        one step count: it takes `training.steps` steps whatever the data are.
+
+    Raises:
+        ValueError: the plan says another number of steps, or the model has a parameter that cannot be clipped exactly.
+    """
+    plan = training.plan
+    if plan is not None and plan.steps_per_round != training.steps:
+        raise ValueError(f"steps must be the plan's {plan.steps_per_round}, got {training.steps}")
+    blocks = tuple(blocks_of(model))
+    before = flatten(model, blocks)
+    labelled = take(batch, batch.labels[training.task] >= 0)
+    if plan is None:
+        _descend(model, training, _plain_gradients(model, labelled, training))
+    else:
+        with per_row_gradients(model):
+            _descend(model, training, _noisy_gradients(model, labelled, training, noise))
+    after = flatten(model, blocks)
+    return {block: after[block].astype(np.float64) - before[block] for block in blocks}
+
+
+def _descend(model: nn.Module, training: LocalTraining, gradients: Iterator[dict[str, Tensor]]) -> None:
+    """Take plain gradient steps; torch.optim would cost a second of imports for one line."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    for step in gradients:
+        with torch.no_grad():
+            for name, weight in parameters.items():
+                pull = training.weight_decay * weight + training.proximal * (weight - start[name])
+                weight.sub_(training.learning_rate * (step[name].to(weight.dtype) + pull))
+
+
+def _noisy_gradients(
+    model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource
+) -> Iterator[dict[str, Tensor]]:
+    """One noisy mean gradient a step; the model's weights at the time of asking."""
+    plan = training.plan
+    if plan is None:
+        raise ValueError("noisy gradients need a plan")
+    clipping = Clipping(training.task, training.auxiliary_weight, plan.clip_norm)
+    subjects, subject_of_row = torch.unique(batch.subjects, return_inverse=True)
+    for step in range(training.steps):
+        # Sampling and dropout come from the noise's own secret stream. From the experiment's seed, which is no secret,
+        # one subject's absence would visibly shift the others' draws, and the clipping would not bound that.
+        drawn = torch.from_numpy(noise.uniform(f"sampling/{step}", len(subjects)) < plan.sampling_rate)
+        sample = take(batch, drawn[subject_of_row])
+        if training.modality_dropout:
+            uniforms = noise.uniform(f"dropout/{step}", len(sample) * len(sample.mask))
+            sample = drop_modalities(sample, training.modality_dropout, uniforms)
+        total = clipped_sum(model, sample, clipping).gradients
+        yield add_noise(total, noise, f"step/{step}", plan)
+
+
+def add_noise(total: dict[str, Tensor], noise: NoiseSource, label: str, plan: PrivacyPlan) -> dict[str, Tensor]:
+    """Noise a clipped sum in float64 and divide it by the plan's public divisor.
+
+    Guarantees:
+        noised: every coordinate gets its own Gaussian of std plan.noise_multiplier * plan.clip_norm.
+    """
+    size = sum(part.numel() for part in total.values())
+    draws = torch.from_numpy(noise.gaussian(label, size)) * (plan.noise_multiplier * plan.clip_norm)
+    found, start = {}, 0
+    for name, part in total.items():
+        found[name] = (part + draws[start : start + part.numel()].view_as(part)) / plan.divisor
+        start += part.numel()
+    return found
+
+
+def _plain_gradients(model: nn.Module, batch: Batch, training: LocalTraining) -> Iterator[dict[str, Tensor]]:
+    """One mean gradient a step over the next `batch_subjects` subjects, each the mean of its rows; no privacy."""
+    random = numpy_generator(training.seed, "minibatches", training.site, training.round)
+    subjects, subject_of_row = torch.unique(batch.subjects, return_inverse=True)
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    waiting = np.zeros(0, dtype=np.int64)
+    for _ in range(training.steps):
+        if not len(subjects):
+            yield {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+            continue
+        if not len(waiting):
+            waiting = random.permutation(len(subjects))
+        drawn = np.zeros(len(subjects), dtype=np.bool_)
+        drawn[waiting[: training.batch_subjects]] = True
+        waiting = waiting[training.batch_subjects :]
+        sample = take(batch, torch.from_numpy(drawn)[subject_of_row])
+        if training.modality_dropout:
+            uniforms = random.random(len(sample) * len(sample.mask))
+            sample = drop_modalities(sample, training.modality_dropout, uniforms)
+        loss = _mean_loss(model, sample, training)
+        found = torch.autograd.grad(loss, list(parameters.values()))
+        yield dict(zip(parameters, found, strict=True))
+
+
+def _mean_loss(model: nn.Module, sample: Batch, training: LocalTraining) -> Tensor:
+    """The mean over subjects of the mean over their rows."""
+    losses = per_example_loss(model(sample), sample.labels[training.task], auxiliary_weight=training.auxiliary_weight)
+    _, place, counts = torch.unique(sample.subjects, return_inverse=True, return_counts=True)
+    return torch.sum(losses / counts[place]) / len(counts)
+
+
+def drop_modalities(batch: Batch, chance: float, uniforms: np.ndarray) -> Batch:
+    """Hide each present modality of each row with a chance; a row that would lose all keeps all.
+
+    Args:
+        batch: rows.
+        chance: of one modality of one row to be hidden.
+        uniforms: [row * modality] draws in [0, 1), row by row.
+
+    Guarantees:
+        per row: what is hidden in a row depends on that row and its own draws only.
+    """
+    stays = torch.from_numpy(uniforms.reshape(len(batch), len(batch.mask)) >= chance)
+    left = {name: seen & stays[:, [place]] for place, (name, seen) in enumerate(batch.mask.items())}
+    some = torch.stack([seen.any(dim=1) for seen in left.values()], dim=1).any(dim=1, keepdim=True)
+    mask = {name: torch.where(some, left[name], seen) for name, seen in batch.mask.items()}
+    values = {name: value * mask[name].unsqueeze(-1).to(value.dtype) for name, value in batch.values.items()}
+    return replace(batch, values=values, mask=mask)
