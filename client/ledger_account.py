@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from client.ledger_schema import Entry, LedgerBroken, charge_from_facts
 from common.privacy.events import Charge
-from common.privacy.renyi import ORDERS, epsilon_at, filter_order, renyi, renyi_bound, renyi_epsilon
+from common.privacy.renyi import ORDERS, epsilon_at, filter_order, renyi, renyi_epsilon
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class LedgerSummary:
 
     Attributes:
         order: the Renyi order that the filter works at; None before the first reservation.
-        spent: epsilon at `delta` of all that is charged, for the subject who pays most.
+        spent: epsilon at `delta` of all that is charged, for the subject who pays most, by Renyi composition, as if it
+            had been planned beforehand. What is promised however runs depend on each other is lifetime_epsilon.
         left: lifetime_epsilon - spent, at least 0. A guide: the filter decides, and costs do not add up in epsilon.
         head: digest of the newest entry, in hex.
     """
@@ -138,31 +140,30 @@ def _continued(account: RunAccount, entry: Entry, facts: dict[str, object]) -> R
 
 @dataclass(frozen=True)
 class Standing:
-    """The filter's view of all runs: the order it works at, the cost there, and whether the budget holds."""
+    """The view of all runs together.
+
+    Attributes:
+        order: the Renyi order that the filter works at; None while nothing is reserved.
+        needed: the lifetime epsilon that the filter needs to admit all runs; the decision.
+        spent: the same by whichever order gives the least; the figure for readers.
+    """
 
     order: float | None
+    needed: float
     spent: float
-    within: bool
 
 
 def standing(accounts: Sequence[RunAccount], *, lifetime_epsilon: float, delta: float) -> Standing:
-    """Add all runs up at the filter's order.
+    """Add all runs up, at the filter's order and at all others.
 
     Source: Feldman and Zrnic 2020, arXiv:2008.11193; common/privacy/renyi.py says why there is one order.
     """
     if not accounts:
-        return Standing(None, 0.0, within=True)
+        return Standing(None, 0.0, 0.0)
     index = filter_order(worst_cohort(accounts[0].reserved), lifetime_epsilon, delta)
-    costs = [account.costs() for account in accounts]
-    total = sum(cost[index] for cost in costs)
-    within = total <= renyi_bound(ORDERS[index], lifetime_epsilon, delta)
-    if total == 0:
-        spent = 0.0
-    elif len(accounts) == 1 and accounts[0].charged() == accounts[0].reserved:
-        spent = renyi_epsilon(costs[0], delta)  # one plan, fixed beforehand: any order will do
-    else:
-        spent = max(0.0, epsilon_at(ORDERS[index], total, delta))
-    return Standing(ORDERS[index], spent, within)
+    totals = tuple(math.fsum(costs) for costs in zip(*(account.costs() for account in accounts), strict=True))
+    needed = epsilon_at(ORDERS[index], totals[index], delta) if totals[index] else 0.0
+    return Standing(ORDERS[index], needed, renyi_epsilon(totals, delta))
 
 
 def run_lines(accounts: Iterable[RunAccount], delta: float) -> tuple[RunLine, ...]:
