@@ -153,6 +153,75 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Add everything up."""
         entries = self.entries()
         accounts = tuple(run_accounts(entries).values())
+        stands = standing(accounts, lifetime_epsilon=self.lifetime_epsilon, delta=self.delta)
+        return LedgerSummary(
+            site=self.site,
+            lifetime_epsilon=self.lifetime_epsilon,
+            delta=self.delta,
+            order=stands.order,
+            spent=stands.spent,
+            left=max(0.0, self.lifetime_epsilon - stands.spent),
+            entries=len(entries),
+            head=entries[-1].digest,
+            public_key=self.public_key.hex(),
+            runs=run_lines(accounts, self.delta),
+        )
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Read all entries, oldest first; the first one is the header."""
+        with self.store.writing() as pen:
+            return pen.entries()
+
+    def head(self) -> tuple[int, bytes]:
+        """The number of entries and the digest of the newest: what a receipt carries, so that a rollback is seen."""
+        entries = self.entries()
+        return len(entries), bytes.fromhex(entries[-1].digest)
+
+    def verify(self) -> None:
+        """Check numbering, chain, every signature, and that the entries make sense.
+
+        Raises:
+            LedgerBroken: names the first entry that is wrong.
+        """
+        entries = self.entries()
+        check_chain(entries, self.public_key, every_signature=True)
+        run_accounts(entries)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        """Give the open ledger."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _check_header(self, pen: Pen) -> None:
+        header: dict[str, object] = {
+            "site": self.site,
+            "delta": self.delta,
+            "orders": list(ORDERS),
+            "adjacency": "zero-out (add or remove)",
+            "unit": "subject",
+            "sampling": "poisson",
+            "public_key": self.public_key.hex(),
+        }
+        entries = pen.entries()
+        if not entries:
+            pen.append("header", "", {**header, "when": _now()}, after=entries)
+            return
+        check_chain(entries, self.public_key, every_signature=False)
+        written = entries[0].facts()
+        for name, value in header.items():
+            if written.get(name) != value:
+                raise LedgerBroken(f"the ledger's {name} is {written.get(name)} for ever, not {value}")
+
+    def _check_budget(self, accounts: Sequence[RunAccount]) -> None:
         after = standing(accounts, lifetime_epsilon=self.lifetime_epsilon, delta=self.delta)
         if after.needed > self.lifetime_epsilon:
             before = standing(accounts[:-1], lifetime_epsilon=self.lifetime_epsilon, delta=self.delta)

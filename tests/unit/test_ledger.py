@@ -94,7 +94,8 @@ def test_a_refused_run_leaves_no_trace_and_a_smaller_one_still_fits(bench: Ledge
         assert [line.run for line in ledger.spent().runs] == ["modest", "small"]
 
 
-def test_cohorts_of_one_run_are_disjoint_and_runs_are_not(bench: LedgerBench) -> None:    train = Charge("train", "training", Event("gaussian", 10.0, 1.0, 50))
+def test_cohorts_of_one_run_are_disjoint_and_runs_are_not(bench: LedgerBench) -> None:
+    train = Charge("train", "training", Event("gaussian", 10.0, 1.0, 50))
     test = Charge("test", "evaluation", Event("discrete_gaussian", 1.2, 1.0, 1))
     with bench.open() as ledger:
         ledger.reserve("train-heavy", "hash", (train, replace(test, event=replace(test.event, noise_multiplier=9.0))))
