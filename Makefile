@@ -25,7 +25,7 @@ FIND_PYTHON = for python in python3.11 python3.12 python3.13 python3.14 python3 
     echo 'make: Python 3.11 to 3.14 with venv is needed (Debian, Ubuntu: apt install python3-venv)' >&2; exit 1; fi
 
 # Without the network first: after a change of branch all of it is here already.
-SYNC = $(UV) pip sync --quiet --python $(BIN)/python --require-hashes --build-constraint requirements.lock requirements.lock
+SYNC = $(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraint requirements.lock requirements.lock
 
 .PHONY: simulate test slow check environment lock clean help
 

@@ -130,7 +130,7 @@ def features(raw: np.ndarray, modality: str, spec: ModalitySpec, normaliser: Nor
     scaled = (cut(raw[:, :numeric], spec) - normaliser.center[modality]) / normaliser.scale[modality]
     numbers = np.nan_to_num(np.clip(scaled, -LARGEST_VALUE, LARGEST_VALUE), nan=0.0)
     measured = np.isfinite(raw[:, :numeric]).astype(np.float64)
-    parts = [numbers, *([measured] if spec.indicators else []), np.nan_to_num(raw[:, numeric:], nan=0.0)]
+    parts = [numbers, *([measured] if spec.indicators else []), np.nan_to_num(2.0 * raw[:, numeric:] - 1.0, nan=0.0)]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from common.config import ServerOptimizerConfig
 from common.journal import Journal
@@ -43,6 +44,25 @@ def test_four_rounds_equal_two_and_save_and_load_and_two(kind: str, tmp_path: Pa
         half, kept = optimize(half, _update(number), kept, _config(kind))
     for name in start:
         np.testing.assert_array_equal(half[name], weights[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_step_is_the_one_of_torch_optim(kind: str) -> None:
+    config = _config(kind)
+    tensor = torch.zeros(5, requires_grad=True)
+    reference: torch.optim.Optimizer = {
+        "sgd": lambda: torch.optim.SGD([tensor], lr=config.lr, momentum=config.momentum),
+        "adam": lambda: torch.optim.Adam([tensor], lr=config.lr, betas=(config.momentum, 0.99), eps=1e-6),
+        "adagrad": lambda: torch.optim.Adagrad([tensor], lr=config.lr, eps=1e-6),
+    }[kind]()
+    weights: Arrays = {"fusion": np.zeros(5, np.float32)}
+    state: Arrays = {}
+    for number in range(4):
+        update = {"fusion": _update(number)["fusion"]}
+        tensor.grad = torch.from_numpy(-update["fusion"])
+        reference.step()
+        weights, state = optimize(weights, update, state, config)
+    np.testing.assert_allclose(weights["fusion"], tensor.detach().numpy(), rtol=1e-6)
 
 
 def test_sgd_with_rate_one_is_federated_averaging() -> None:
