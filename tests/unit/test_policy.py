@@ -1,0 +1,181 @@
+"""The institution's floor: what it refuses, in which words, and that its file cannot be misread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.policy import Policy, Refused, check, check_purpose, read_policy, write_default
+from common.config import AuditConfig, Config, DataConfig, ObjectiveConfig, PrivacyConfig, SecaggConfig
+from common.privacy.plan import PrivacyPlan, make_plan
+
+POLICY = Policy.model_validate({"lifetime_epsilon": 20.0, "lifetime_delta": 1e-3})
+
+
+def config_of(**sections: dict[str, object]) -> Config:
+    """The sections of a configuration that a policy looks at; the others stay out."""
+    chosen: dict[str, Any] = {
+        "data": DataConfig.model_validate({"kind": "heart", "normalisation": "federated", **sections.get("data", {})}),
+        "objective": ObjectiveConfig.model_validate(
+            {"kind": "classification", "task": "disease", "learning_rate": 0.1, **sections.get("objective", {})}
+        ),
+        "privacy": PrivacyConfig.model_validate(
+            {"kind": "subject", "declared_subjects": 150, **sections.get("privacy", {})}
+        ),
+        "secagg": SecaggConfig.model_validate({"kind": "masked", **sections.get("secagg", {})}),
+        "audit": AuditConfig.model_validate({"attributes": ("sex", "age"), **sections.get("audit", {})}),
+    }
+    return Config.model_construct(**chosen)
+
+
+def plan_of(config: Config) -> PrivacyPlan:
+    tables = {"normalisation": ("train", 3.0), "evaluation": ("test", 4.0), "audit": ("test", 2.5)}
+    return make_plan(config.privacy, rounds=60, counts_needed=tables)
+
+
+def policy_of(**changes: object) -> Policy:
+    return Policy.model_validate({**POLICY.model_dump(), **changes})
+
+
+def code_of(policy: Policy, config: Config, plan: PrivacyPlan | None) -> str | None:
+    try:
+        check(policy, config, plan)
+    except Refused as refusal:
+        return refusal.code
+    return None
+
+
+def test_the_default_policy_allows_an_ordinary_run() -> None:
+    config = config_of()
+    assert code_of(POLICY, config, plan_of(config)) is None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A policy, a configuration and the rule that it breaks."""
+
+    code: str
+    policy: dict[str, object]
+    config: dict[str, dict[str, object]]
+
+
+RULES = [
+    Broken("no-secagg", {}, {"secagg": {"kind": "none"}}),
+    Broken("cohort", {"k_min": 5}, {}),
+    Broken("epsilon", {"per_run_epsilon": 7.9}, {}),
+    Broken("epsilon", {"lifetime_epsilon": 7.9}, {}),
+    Broken("delta", {"lifetime_delta": 1e-4}, {}),
+    Broken("noise", {"min_noise_multiplier": 50.0}, {}),
+    Broken("purpose", {"allowed_purposes": ("training", "evaluation", "normalisation")}, {}),
+    Broken("purpose", {"allowed_purposes": ("training", "evaluation", "audit")}, {}),
+    Broken("purpose", {"allowed_purposes": ()}, {}),
+    Broken("task", {"allowed_tasks": ("mortality",)}, {}),
+    Broken("attribute", {"allowed_attributes": ("sex",)}, {}),
+]
+
+
+@pytest.mark.parametrize("broken", RULES, ids=lambda broken: f"{broken.code}-{broken.policy}")
+def test_each_rule_refuses_by_its_own_code(broken: Broken) -> None:
+    config = config_of(**broken.config)
+    assert code_of(policy_of(**broken.policy), config, plan_of(config)) == broken.code
+
+
+@pytest.mark.parametrize(
+    ("policy", "config"),
+    [
+        ({"per_run_epsilon": 8.0}, {}),
+        ({"k_min": 3, "allowed_tasks": ("disease",), "allowed_attributes": ("age", "sex")}, {}),
+        ({"allow_no_secagg": True, "k_min": 9}, {"secagg": {"kind": "none"}}),
+        ({"allowed_purposes": ("training", "evaluation", "audit")}, {"data": {"normalisation": "none"}}),
+        ({"allowed_purposes": ("training", "evaluation", "normalisation")}, {"audit": {"attributes": ()}}),
+    ],
+)
+def test_what_just_keeps_a_rule_is_allowed(policy: dict[str, object], config: dict[str, dict[str, object]]) -> None:
+    run = config_of(**config)
+    assert code_of(policy_of(**policy), run, plan_of(run)) is None
+
+
+def test_a_run_without_privacy_needs_leave() -> None:
+    config = config_of(privacy={"kind": "none"})
+    assert code_of(POLICY, config, None) == "no-privacy"
+    assert code_of(policy_of(allow_no_privacy=True), config, None) is None
+
+
+def test_repeatable_noise_is_refused_outside_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(privacy={"test_noise_seed": 1})
+    assert code_of(POLICY, config, plan_of(config)) is None
+    monkeypatch.delenv("FEDMOSAIC_TESTING")
+    assert code_of(POLICY, config, plan_of(config)) == "test-noise"
+
+
+def test_a_plan_that_costs_more_than_it_says_is_refused() -> None:
+    config = config_of()
+    plan = plan_of(config)
+    cheat = replace(plan, noise_multiplier=0.99 * plan.noise_multiplier)
+    assert code_of(POLICY, config, cheat) == "plan"
+    tables = tuple(replace(table, noise_multiplier=0.98 * table.noise_multiplier) for table in plan.counts)
+    assert code_of(POLICY, config, replace(plan, counts=tables)) == "plan"
+    assert code_of(POLICY, config, replace(plan, noise_multiplier=2 * plan.noise_multiplier)) is None
+
+
+def test_one_request_is_held_to_the_allowed_purposes() -> None:
+    policy = policy_of(allowed_purposes=("training",))
+    check_purpose(policy, "training")
+    with pytest.raises(Refused, match="not audit"):
+        check_purpose(policy, "audit")
+
+
+def test_the_default_file_says_every_key_and_reads_back_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    write_default(path, lifetime_epsilon=20.0, lifetime_delta=1e-5, allow_no_privacy=True)
+    assert read_policy(path) == policy_of(lifetime_delta=1e-5, allow_no_privacy=True)
+    text = path.read_text()
+    assert all(f"\n{name}:" in text for name in Policy.model_fields)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["policy.yaml"]
+
+
+def test_the_default_file_forbids_what_protects_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    write_default(path, lifetime_epsilon=20.0, lifetime_delta=1e-3)
+    policy = read_policy(path)
+    assert (policy.allow_no_privacy, policy.allow_no_secagg, policy.k_min) == (False, False, 3)
+
+
+def test_an_institutions_policy_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("lifetime_epsilon: 1.0\nlifetime_delta: 1.0e-6\n")
+    with pytest.raises(FileExistsError):
+        write_default(path, lifetime_epsilon=20.0, lifetime_delta=1e-3)
+    assert read_policy(path).lifetime_epsilon == 1.0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["policy.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("lifetime_epsilon: 20\nlifetime_delta: 0.001\nlifetime_epsilom: 3\n", "lifetime_epsilom"),
+        ("lifetime_delta: 0.001\n", "lifetime_epsilon"),
+        ("lifetime_epsilon: -1\nlifetime_delta: 0.001\n", "lifetime_epsilon"),
+        ("lifetime_epsilon: .inf\nlifetime_delta: 0.001\n", "lifetime_epsilon"),
+        ("lifetime_epsilon: 20\nlifetime_delta: 1\n", "lifetime_delta"),
+        ("lifetime_epsilon: 20\nlifetime_delta: 0.001\nk_min: 1\n", "k_min"),
+        ("lifetime_epsilon: 20\nlifetime_delta: 0.001\nper_run_epsilon: 21\n", "per_run_epsilon"),
+        ("lifetime_epsilon: 20\nlifetime_delta: 0.001\nallowed_purposes: [surveillance]\n", "allowed_purposes"),
+        ("- 1\n", "must hold keys and values"),
+        ("", "must hold keys and values"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused_by_name(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"policy\.yaml.*{complaint}"):
+        read_policy(path)
+
+
+def test_a_missing_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"policy\.yaml cannot be read"):
+        read_policy(tmp_path / "policy.yaml")
