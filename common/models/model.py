@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.config import Config
 from common.data.schema import Schema
 from common.models.additive import AdditiveModel
+from common.models.heads import ClassificationHead
 from common.models.outputs import Outputs
 from common.models.transformer import TransformerModel
 from common.seeds import torch_generator
@@ -42,10 +43,11 @@ def build_model(config: Config, schema: Schema, *, seed: int) -> nn.Module:
             for name, parameter in module.named_parameters(recurse=False):
                 generator = torch_generator(seed, "weights", f"{prefix}.{name}")
                 FIRST_WEIGHTS[type(module), name](parameter, generator)
-    if config.model.kind == "additive":
-        # A convex problem: zero is as good a start as any, and needs no luck.
-        for parameter in model.parameters():
-            nn.init.zeros_(parameter)
+        for module in model.modules():
+            if config.model.kind == "additive" or isinstance(module, ClassificationHead):
+                # Zero is as good a start as any for a linear answer, and needs no luck.
+                for parameter in module.parameters():
+                    nn.init.zeros_(parameter)
     return model
 
 

@@ -18,7 +18,8 @@ class TransformerModel(nn.Module):
     """The multimodal model. Every row goes through every part, whatever it lacks; masks do the rest.
 
     The modalities' auxiliary heads read the encoder's tokens before fusion: each is what that modality alone would say.
-    Without an auxiliary loss they are not built, since an unused parameter would only carry noise.
+    Their logits, of the modalities that a row has, are added to the fused one: late fusion first, and attention learns
+    what that leaves. Without an auxiliary loss they are not built.
     """
 
     def __init__(self, config: Config, schema: Schema) -> None:
@@ -44,4 +45,7 @@ class TransformerModel(nn.Module):
         auxiliary = {
             name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary
         }
-        return Outputs(logits, auxiliary, {name: masks[name].any(dim=1) for name in self._with_auxiliary})
+        present = {name: masks[name].any(dim=1) for name in self._with_auxiliary}
+        for name, alone in auxiliary.items():
+            logits = logits + alone * present[name].unsqueeze(1)
+        return Outputs(logits, auxiliary, present)
