@@ -97,19 +97,19 @@ def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSu
     if not 0 < clipping.clip_norm < float("inf"):
         raise ValueError(f"clip_norm must be > 0 and finite, got {clipping.clip_norm}")
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    total = {name: torch.zeros(parameter.shape, dtype=torch.float64) for name, parameter in trainable.items()}
-    nonfinite = 0
     size = sum(parameter.numel() for parameter in trainable.values())
+    total, nonfinite = torch.zeros(size, dtype=torch.float64), 0
     for part in physical_batches(batch, most_rows=_ROW_GRADIENTS_IN_MEMORY // max(1, size)):
         means = _mean_by_subject(_per_row(model, part, clipping), part.subjects)
-        norm = torch.stack([mean.square().sum(dim=1) for mean in means.values()]).sum(dim=0).sqrt()
+        norm = torch.linalg.vector_norm(means, dim=1)
         finite = torch.isfinite(norm)
-        scale = torch.where(finite, (clipping.clip_norm / norm).clamp(max=1.0), 0.0)
-        for name, mean in means.items():
-            known = mean if bool(finite.all()) else torch.where(finite.unsqueeze(1), mean, 0.0)  # 0 * inf is NaN
-            total[name] += (scale @ known).view_as(total[name])
+        if not bool(finite.all()):
+            means = torch.where(finite.unsqueeze(1), means, 0.0)  # 0 * inf would be NaN
+        total += torch.where(finite, (clipping.clip_norm / norm).clamp(max=1.0), 0.0) @ means
         nonfinite += int((~finite).sum())
-    return ClippedSum(total, nonfinite)
+    lengths = [parameter.numel() for parameter in trainable.values()]
+    parts = zip(trainable.items(), torch.split(total, lengths), strict=True)
+    return ClippedSum({name: part.view_as(parameter) for (name, parameter), part in parts}, nonfinite)
 
 
 def physical_batches(batch: Batch, *, most_rows: int) -> Iterator[Batch]:
@@ -147,14 +147,14 @@ def refuse_uncovered(model: nn.Module) -> None:
             )
 
 
-def _per_row(model: nn.Module, batch: Batch, clipping: Clipping) -> dict[str, Tensor]:
-    """Per-row gradients of the summed loss: by parameter, float32 [row, parameter]."""
+def _per_row(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
+    """Per-row gradients of the summed loss: float32 [row, coordinate], all trainable parameters side by side."""
     with warnings.catch_warnings():
         # The hooks of a first layer fire without gradients of its input; Opacus needs none.
         warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
         loss = per_example_loss(model(batch), batch.labels[clipping.task], auxiliary_weight=clipping.auxiliary_weight)
         torch.autograd.backward(loss.sum())
-    found = {}
+    found = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -162,19 +162,16 @@ def _per_row(model: nn.Module, batch: Batch, clipping: Clipping) -> dict[str, Te
         if not isinstance(rows, Tensor) or rows.shape != (len(batch), *parameter.shape):
             got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
             raise ValueError(f"parameter {name}: per-row gradients of {len(batch)} rows were expected, got {got}")
-        found[name] = rows.reshape(len(batch), -1)
+        found.append(rows.reshape(len(batch), -1))
         vars(parameter)["grad_sample"] = None
         parameter.grad = None
-    return found
+    return torch.cat(found, dim=1)
 
 
-def _mean_by_subject(rows: dict[str, Tensor], subjects: Tensor) -> dict[str, Tensor]:
-    """Average [row, parameter] over each subject's rows: by parameter, float64 [subject, parameter]."""
+def _mean_by_subject(rows: Tensor, subjects: Tensor) -> Tensor:
+    """Average [row, coordinate] over each subject's rows: float64 [subject, coordinate]."""
     _, place, counts = torch.unique(subjects, return_inverse=True, return_counts=True)
     if len(counts) == len(subjects):
-        return {name: gradients.double() for name, gradients in rows.items()}
-    found = {}
-    for name, gradients in rows.items():
-        total = torch.zeros(len(counts), gradients.shape[1], dtype=torch.float64)
-        found[name] = total.index_add_(0, place, gradients.double()) / counts.unsqueeze(1)
-    return found
+        return rows.double()
+    total = torch.zeros(len(counts), rows.shape[1], dtype=torch.float64)
+    return torch.div(total.index_add_(0, place, rows.double()), counts.unsqueeze(1))

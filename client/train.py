@@ -98,13 +98,18 @@ def _noisy_gradients(
     for step in range(training.steps):
         # Sampling and dropout come from the noise's own secret stream. From the experiment's seed, which is no secret,
         # one subject's absence would visibly shift the others' draws, and the clipping would not bound that.
-        drawn = torch.from_numpy(noise.uniform(f"sampling/{step}", len(subjects)) < plan.sampling_rate)
+        drawn = poisson_draw(noise, f"sampling/{step}", len(subjects), rate=plan.sampling_rate)
         sample = take(batch, drawn[subject_of_row])
         if training.modality_dropout:
             uniforms = noise.uniform(f"dropout/{step}", len(sample) * len(sample.mask))
             sample = drop_modalities(sample, training.modality_dropout, uniforms)
         total = clipped_sum(model, sample, clipping).gradients
         yield add_noise(total, noise, f"step/{step}", plan)
+
+
+def poisson_draw(noise: NoiseSource, label: str, num_subjects: int, *, rate: float) -> Tensor:
+    """Draw every subject with chance `rate`, each on its own: bool [subject]; how many are drawn is random too."""
+    return torch.from_numpy(noise.uniform(label, num_subjects) < rate)
 
 
 def add_noise(total: dict[str, Tensor], noise: NoiseSource, label: str, plan: PrivacyPlan) -> dict[str, Tensor]:
