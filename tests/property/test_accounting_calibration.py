@@ -56,7 +56,7 @@ def test_no_cohort_ever_pays_more_than_the_plan_says(
     assert pld_epsilon(cohorts["train"], delta) >= 0.999 * epsilon
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @example(0.1, 8.0, 60, {"normalisation": ("train", 3.0)})
 @given(st.floats(0.1, 0.95), st.floats(0.5, 8), st.integers(20, 400), counts_needed)
 def test_no_cohort_of_a_sampled_plan_pays_more_than_it_says(

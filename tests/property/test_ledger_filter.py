@@ -116,7 +116,7 @@ def answers(twin: Twin, asked: list[tuple[str, str, object]]) -> Iterator[tuple[
             assert summary.spent <= EPSILON + 1e-9
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(requests, max_size=12))
 def test_the_ledger_answers_as_its_naive_twin_and_never_exceeds_the_budget(
     asked: list[tuple[str, str, object]],

@@ -66,7 +66,7 @@ def bench(tmp_path: Path) -> LedgerBench:
 
 
 def test_processes_racing_for_the_last_of_the_budget_spend_it_once(bench: LedgerBench) -> None:
-    """Room for one of these runs is left: of four processes, one gets it. The ledger's file is not there yet either."""
+    """Room for one of these runs is left: of three processes, one gets it. The file itself is not there yet either."""
     reserve = """
 wait_for_start()
 with bench.open() as ledger:
@@ -76,7 +76,7 @@ with bench.open() as ledger:
     except BudgetRefused:
         print("refused")
 """
-    assert race(bench, 4, reserve) == ["refused"] * 3 + ["reserved"]
+    assert race(bench, 3, reserve) == ["refused"] * 2 + ["reserved"]
     with bench.open() as ledger:
         ledger.verify()
         assert len(ledger.spent().runs) == 1
@@ -91,7 +91,7 @@ with bench.open() as ledger:
     ledger.reserve("run", "hash", charges_of(steps=10))
     print(sum(ledger.release("run", round, "task", "training", 1) for round in range(10)))
 """
-    assert sum(int(count) for count in race(bench, 3, release)) == 10
+    assert sum(int(count) for count in race(bench, 2, release)) == 10
     with bench.open() as ledger:
         ledger.verify()
         assert ledger.spent().entries == 1 + 1 + 10
@@ -159,7 +159,7 @@ with bench.open() as ledger:
         os.write(1, b"x")
 """
     written = 0
-    for attempt, seconds in enumerate((0.02, 0.113, 0.171)):
+    for attempt, seconds in enumerate((0.02, 0.113)):
         writer = start(bench, str(attempt), body)
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
