@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from common.blocks import blocks_of, flatten, held_blocks, is_personal, modality_of
 from common.config import Config
@@ -40,9 +41,7 @@ _PACKAGES = ("fedmosaic", "flwr", "torch", "opacus", "dp-accounting", "cryptogra
 def assemble_record(prepared: Prepared, *, seconds: float) -> RunRecord:
     """Read everything back and put it into one record."""
     config, folder = prepared.config, prepared.folder
-    state = load_state(folder.path / "state" / "server.safetensors")
-    if state is None:
-        raise ValueError(f"{folder.path} has no state: no round of it has ended")
+    state = _state(prepared)
     bench = open_bench(prepared.sites, folder.name, state.released)
     held = _held(folder.journal.events("enrolled"))
     return RunRecord(
@@ -67,6 +66,22 @@ def assemble_record(prepared: Prepared, *, seconds: float) -> RunRecord:
         traffic=traffic_of(prepared.sites, folder.name),
         software={name: version(name) for name in _PACKAGES},
     )
+
+
+def write_model(prepared: Prepared) -> None:
+    """Write the final model: one tensor a block, and in the header what building it again needs."""
+    config, path = prepared.config, prepared.folder.path / "model.safetensors"
+    facts = {"config": config.model_dump_json(), "config_hash": config.hash(), "run": prepared.folder.name}
+    draft = path.with_name(".model.draft")
+    save_file(_state(prepared).final_weights(), draft, metadata=facts)
+    draft.replace(path)
+
+
+def _state(prepared: Prepared) -> ServerState:
+    state = load_state(prepared.folder.path / "state" / "server.safetensors")
+    if state is None:
+        raise ValueError(f"{prepared.folder.path} has no state: no round of it has ended")
+    return state
 
 
 def _held(enrolled: Sequence[Event]) -> dict[str, tuple[str, ...]]:

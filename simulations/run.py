@@ -96,12 +96,14 @@ def plan_of(config: Config) -> PrivacyPlan | None:
 def run(prepared: Prepared, watch: Watch) -> RunRecord:
     """Run the rounds with the chosen engine, measure, and write the reports."""
     from common.reports.write import write_all  # noqa: PLC0415  (matplotlib: only at the end)
-    from simulations.record import assemble_record  # noqa: PLC0415
+    from simulations.record import assemble_record, write_model  # noqa: PLC0415
 
     started = time.monotonic()
     with watch(prepared.folder, prepared.config):
         ENGINES[prepared.config.engine.kind](prepared)
-    record = assemble_record(prepared, seconds=time.monotonic() - started)
+    seconds = time.monotonic() - started
+    write_model(prepared)
+    record = assemble_record(prepared, seconds=seconds)
     write_all(prepared.folder.path, record)
     return record
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from common.metrics.figure import Figure
 from common.reports.record import RunRecord, SiteRecord
+from common.reports.sentences import red_boxes
 from server.audit import short_form
 
 Json = dict[str, object]
@@ -27,7 +28,7 @@ def summary(record: RunRecord, folder: str) -> Json:
         "released": _released(record),
         "privacy": {"sites": {site.name: _privacy(record, site) for site in record.sites}},
         "audit": short_form(record.audit) if record.audit else {},
-        "warnings": [box.code for box in record.warnings],
+        "warnings": [box.code for box in red_boxes(record)],
     }
 
 
@@ -44,7 +45,7 @@ def table(record: RunRecord, folder: str) -> Group:
         quality.add_section()
         pooled, auroc = record.test.pooled_accuracy, record.test.auroc
         quality.add_row("all together", str(record.test.num_subjects), _number(pooled), _number(auroc), "", "", "")
-    lines = [Text(f"{box.title}: {box.text}", style="bold red") for box in record.warnings]
+    lines = [Text(f"{box.title}: {box.text}", style="bold red") for box in red_boxes(record)]
     lines.append(Text("Accuracy and AUROC are exact: measured by the simulator, released by nobody.", style="dim"))
     if record.released is not None:
         found = record.released.conditions["all"]
