@@ -8,8 +8,11 @@ Gaussians needs neither.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 from common.privacy.events import LATTICE_SLACK, Event
@@ -140,7 +143,9 @@ def _opacus_prv(steps: tuple[tuple[float, float, int], ...], delta: float) -> fl
 
     accountant = load_prv_accountant()()
     accountant.history = list(steps)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):  # log(1 - q) at q = 1
+    # log(1 - q) at q = 1; and a remark that the safe domain, which Renyi orders are used for, could be smaller.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
         return float(accountant.get_epsilon(delta, eps_error=_PRV_ERROR))
 
 
@@ -152,11 +157,23 @@ def _dp_accounting_rdp(unsampled: float, sampled: tuple[Event, ...], delta: floa
     accountant = RdpAccountant()
     if unsampled:
         accountant.compose(GaussianDpEvent(1 / unsampled))
-    for event in sampled:
-        accountant.compose(
-            PoissonSampledDpEvent(event.sampling_rate, GaussianDpEvent(event.noise_multiplier)), event.count
-        )
+    with _without_remarks():
+        for event in sampled:
+            step = PoissonSampledDpEvent(event.sampling_rate, GaussianDpEvent(event.noise_multiplier))
+            accountant.compose(step, event.count)
     return float(accountant.get_epsilon(delta))
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep dp_accounting from telling the user of each order that its series leaves out: the others bound it too."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 __all__ = [

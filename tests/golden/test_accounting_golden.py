@@ -91,6 +91,19 @@ def test_renyi_curve_of_a_sampled_gaussian_equals_opacus_at_whole_orders_and_is_
     assert whole == sorted(whole)
 
 
+@pytest.mark.parametrize(
+    ("rate", "noise", "steps"), [(1.0, 134.8, 60), (0.5, 67.58, 60), (0.05, 4.86, 500), (0.5, 1.97, 60)]
+)
+def test_accountants_agree_without_a_word_to_the_user_at_the_ends_of_the_range(
+    rate: float, noise: float, steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = [Event("gaussian", noise, rate, steps)]
+    pld = pld_epsilon(events, 1e-3)
+    assert pld <= prv_epsilon(events, 1e-3) <= pld + 0.02
+    assert pld < rdp_epsilon(events, 1e-3) < 1.3 * pld
+    assert caplog.records == []
+
+
 def test_a_table_is_charged_the_slack_of_its_lattice() -> None:
     smooth, table = Event("gaussian", 2.0, 1.0, 3), Event("discrete_gaussian", 2.0, 1.0, 3)
     assert pld_epsilon([table], 1e-5) == pytest.approx(pld_epsilon([smooth], 1e-5) + 3 * LATTICE_SLACK, rel=1e-12)
