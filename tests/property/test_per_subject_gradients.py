@@ -55,7 +55,7 @@ def _close(left: Tensor, right: Tensor) -> bool:
 
 @pytest.mark.parametrize("recipe", EVERY_RECIPE, ids=str)
 @given(rows=rows_per_subject, seed=st.integers(0, 2**31), presence=st.sampled_from([0.2, 0.6, 1.0]))
-@settings(max_examples=8)
+@settings(max_examples=4)
 def test_every_subjects_share_of_the_sum_equals_its_gradient_computed_alone(
     recipe: Recipe, rows: tuple[int, ...], seed: int, presence: float
 ) -> None:
