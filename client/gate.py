@@ -216,8 +216,8 @@ def _once(site: Site, stages: Stages, request: StageRequest, compute: Callable[[
     repeated = stages.answered(stage)
     body = stages.once(stage, pack(request), lambda: pack(compute()))
     if not repeated:
-        facts = {"run": request.run, "round": request.round, "purpose": request.purpose, "stage": stage}
-        site.log("left", **facts, bytes=len(body))
+        where = {"round": request.round, "bytes": len(body)}
+        site.log("left", run=request.run, purpose=request.purpose, stage=stage, **where)
     return unpack(body)  # type: ignore[return-value]  # we packed a Reply
 
 

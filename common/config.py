@@ -27,7 +27,7 @@ class DataConfig(Section):
     )
     root: str | None = Field(None, description="A directory that holds one site folder per site (data=folders).")
     normalisation: Literal["none", "site", "federated"] = Field(
-        description="none: public bounds only; federated: all sites' statistics; site: its own. Under DP both are charged."
+        description="none: public bounds only; federated: all sites' statistics; site: its own. DP charges both."
     )
     split_seed: int = Field(0, ge=0, description="Seed of the per-subject split, where the folder has no split column.")
 

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
-
-Fact = str | int | float | bool | None | list[str] | dict[str, float] | dict[str, list[str]]
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS events (
@@ -30,7 +29,7 @@ class Event:
     kind: str
     round: int
     time: float
-    facts: dict[str, Fact]
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Journal:
 
     path: Path
 
-    def record(self, kind: str, number: int, facts: Mapping[str, Fact]) -> None:
+    def record(self, kind: str, number: int, facts: Mapping[str, object]) -> None:
         """Write an event."""
         with self._open() as database:
             row = (kind, number, time.time(), json.dumps(dict(facts)))

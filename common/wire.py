@@ -26,7 +26,7 @@ def from_records(records: RecordDict) -> Request | Reply:
     """
     if set(records) != {_RECORD} or not isinstance(records[_RECORD], ArrayRecord):
         raise ValueError("these records hold no message of this protocol")
-    arrays = records[_RECORD]
-    if set(arrays) != {_BODY}:
+    body = records[_RECORD].get(_BODY)
+    if not isinstance(body, Array) or len(records[_RECORD]) != 1:
         raise ValueError("these records hold no message of this protocol")
-    return unpack(arrays[_BODY].numpy().tobytes())
+    return unpack(body.numpy().tobytes())

@@ -42,8 +42,16 @@ def optimize(weights: Arrays, update: Arrays, state: Arrays, config: ServerOptim
 
 def _sgd(weight: Tensor, gradient: Tensor, state: State, config: ServerOptimizerConfig) -> State:
     buffers: list[Tensor | None] = [state.get("momentum")]
-    options = {"weight_decay": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False, "foreach": False}
-    sgd([weight], [gradient], buffers, momentum=config.momentum, lr=config.lr, **options)
+    sgd(
+        *([weight], [gradient], buffers),
+        foreach=False,
+        weight_decay=0.0,
+        momentum=config.momentum,
+        lr=config.lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+    )
     return {"momentum": buffers[0]} if buffers[0] is not None else {}
 
 
@@ -67,8 +75,15 @@ def _adam(weight: Tensor, gradient: Tensor, state: State, config: ServerOptimize
 
 def _adagrad(weight: Tensor, gradient: Tensor, state: State, config: ServerOptimizerConfig) -> State:
     total, step = state.get("total", torch.zeros_like(weight)), state.get("step", torch.tensor(0.0))
-    options = {"weight_decay": 0.0, "lr_decay": 0.0, "eps": SMALLEST_DIVISOR, "maximize": False, "foreach": False}
-    adagrad([weight], [gradient], [total], [step], lr=config.lr, **options)
+    adagrad(
+        *([weight], [gradient], [total], [step]),
+        foreach=False,
+        lr=config.lr,
+        weight_decay=0.0,
+        lr_decay=0.0,
+        eps=SMALLEST_DIVISOR,
+        maximize=False,
+    )
     return {"total": total, "step": step}
 
 

@@ -148,7 +148,7 @@ def _call(config: Mapping[str, str | int | float | bool], message: Message) -> M
 
 
 def _serialise(message: Message) -> bytes:
-    return message_to_proto(message).SerializeToString()
+    return bytes(message_to_proto(message).SerializeToString())
 
 
 def _answer_serialised(config: NodeConfig, body: bytes) -> bytes:

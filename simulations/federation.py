@@ -11,7 +11,7 @@ from client.policy import write_default
 from client.site import Site
 from common.compose import ConfigError, validate
 from common.config import Config
-from common.data.folder import DataError, read_spec
+from common.data.folder import read_spec
 from common.data.schema import Schema, merge_schemas
 from common.secagg.identity import Identity, create_identity, load_identity
 from common.secagg.roster import Roster, sign_roster
@@ -42,6 +42,9 @@ class Federation:
                 raise ConfigError(
                     f"audit.attributes: the site folders have {sorted(self.schema.attributes)}, got {name!r}"
                 )
+        query = config.fusion.query
+        if query is not None and query not in self.schema.modalities:
+            raise ConfigError(f"fusion.query: the site folders have {sorted(self.schema.modalities)}, got {query!r}")
         names = {site.name for site in self.sites}
         for item in config.drop:
             if item.split("@")[0] not in names:
@@ -74,7 +77,10 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
     """
     folders = data_folders(config, run_folder)
     specs = tuple(read_spec(folder) for folder in folders)
-    schema = merge_schemas(specs)
+    try:
+        schema = merge_schemas(specs)
+    except ValueError as error:
+        raise ConfigError(f"the site folders in {folders[0].parent}: {error}") from error
     root = Path(config.site.state) if config.site.state else run_folder / "sites"
     sites = tuple(
         Site(name=spec.name, folder=folder.resolve(), state=(root / spec.name).resolve())
@@ -122,5 +128,3 @@ def _roster(sites: tuple[Site, ...], key_path: Path) -> Roster:
     entries = {site.name: load_identity(site.identity_path).public_key for site in sites}
     return sign_roster(entries, consortium)
 
-
-__all__ = ["DataError", "Federation", "data_folders", "prepare", "read_sites", "write_sites"]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from common.compose import CONFIGS
 
@@ -87,7 +88,7 @@ def _until_open(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 def _wait(run_id: str, environment: Mapping[str, str], place: str, log: Path) -> None:
     """`flwr run` does not tell how a run ended: ask until it has."""
     while True:
-        runs = _flwr(["ls", "here"], environment, place)["runs"]
+        runs: list[dict[str, object]] = _flwr(["ls", "here"], environment, place)["runs"]
         status = next(str(run["status"]) for run in runs if str(run["run-id"]) == run_id)
         if status.startswith("finished"):
             if status != "finished:completed":
@@ -96,7 +97,7 @@ def _wait(run_id: str, environment: Mapping[str, str], place: str, log: Path) ->
         time.sleep(_POLL_SECONDS)
 
 
-def _flwr(arguments: list[str], environment: Mapping[str, str], place: str) -> dict[str, object]:
+def _flwr(arguments: list[str], environment: Mapping[str, str], place: str) -> dict[str, Any]:
     command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
     done = subprocess.run(command, cwd=place, env=dict(environment), capture_output=True, text=True, check=False)  # noqa: S603
     start = done.stdout.find("{")

@@ -86,7 +86,7 @@ def _state(prepared: Prepared) -> ServerState:
 
 def _held(enrolled: Sequence[Event]) -> dict[str, tuple[str, ...]]:
     facts = enrolled[-1].facts["modalities"]
-    return {name: tuple(modalities) for name, modalities in dict(facts).items()}  # type: ignore[arg-type]
+    return {name: tuple(modalities) for name, modalities in dict(facts).items()}
 
 
 def _created(events: Sequence[Event]) -> str:
@@ -132,16 +132,16 @@ def _rounds(prepared: Prepared, bench: Bench) -> tuple[RoundRecord, ...]:
     found = []
     for event in prepared.folder.journal.events("round"):
         facts, measured = event.facts, curve.get(event.round)
-        summed = set(facts.get("blocks") or {})  # type: ignore[arg-type]
+        summed = set(facts.get("blocks") or {})
         asked = set(_shared_blocks(prepared.config))
         found.append(
             RoundRecord(
                 number=event.round,
-                seconds=float(facts["seconds"]),  # type: ignore[arg-type]
-                sites=tuple(facts["sites"]),  # type: ignore[arg-type]
-                dropped=tuple(facts["dropped"]),  # type: ignore[arg-type]
+                seconds=float(facts["seconds"]),
+                sites=tuple(facts["sites"]),
+                dropped=tuple(facts["dropped"]),
                 left_out=tuple(sorted(asked - summed)),
-                update_norm=facts.get("update_norm"),  # type: ignore[arg-type]
+                update_norm=facts.get("update_norm"),
                 test_accuracy=measured.accuracy if measured else None,
                 test_auroc=measured.auroc if measured else None,
             )
@@ -178,7 +178,7 @@ def released_noise(prepared: Prepared, purpose: str) -> float:
     masked = prepared.config.secagg.kind == "masked"
     honest = guaranteed_honest(len(prepared.sites)) if masked else 1
     event = prepared.folder.journal.events(f"released {purpose}")[-1]
-    num_sites = len(event.facts["sites"])  # type: ignore[arg-type]
+    num_sites = len(event.facts["sites"])
     return float(np.sqrt(num_sites)) * share_std(release.l2_sensitivity, release.noise_multiplier, honest)
 
 

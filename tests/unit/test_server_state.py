@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,10 @@ def _update(number: int) -> Arrays:
 @pytest.mark.parametrize("kind", KINDS)
 def test_four_rounds_equal_two_and_save_and_load_and_two(kind: str, tmp_path: Path) -> None:
     start: Arrays = {"fusion": np.zeros(5, np.float32), "head/a": np.ones(2, np.float32)}
-    weights, state = start, {}
+    weights, state = start, Arrays()
     for number in range(4):
         weights, state = optimize(weights, _update(number), state, _config(kind))
-    half, kept = start, {}
+    half, kept = start, Arrays()
     for number in range(2):
         half, kept = optimize(half, _update(number), kept, _config(kind))
     save_state(averaged(ServerState(round=2, weights=half, optimizer=kept)), tmp_path / "state.safetensors")
@@ -50,11 +51,12 @@ def test_four_rounds_equal_two_and_save_and_load_and_two(kind: str, tmp_path: Pa
 def test_the_step_is_the_one_of_torch_optim(kind: str) -> None:
     config = _config(kind)
     tensor = torch.zeros(5, requires_grad=True)
-    reference: torch.optim.Optimizer = {
+    classes: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD([tensor], lr=config.lr, momentum=config.momentum),
         "adam": lambda: torch.optim.Adam([tensor], lr=config.lr, betas=(config.momentum, 0.99), eps=1e-6),
         "adagrad": lambda: torch.optim.Adagrad([tensor], lr=config.lr, eps=1e-6),
-    }[kind]()
+    }
+    reference = classes[kind]()
     weights: Arrays = {"fusion": np.zeros(5, np.float32)}
     state: Arrays = {}
     for number in range(4):
