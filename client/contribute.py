@@ -122,10 +122,10 @@ def contribute(work: Work) -> Contribution:
     return CONTRIBUTIONS[work.task.purpose](work)
 
 
-def _training(work: Work) -> Contribution:
-    config, plan = work.agreement.config, work.agreement.plan
-    batch = work.batch("train")
-    training = LocalTraining(
+def local_training(work: Work) -> LocalTraining:
+    """What this site does in the round that is asked for, out of what it agreed to."""
+    config = work.agreement.config
+    return LocalTraining(
         task=config.objective.task,
         auxiliary_weight=config.objective.auxiliary_weight,
         modality_dropout=config.objective.modality_dropout,
@@ -137,10 +137,15 @@ def _training(work: Work) -> Contribution:
         seed=config.seed,
         site=work.site.name,
         round=work.task.round,
-        plan=plan,
+        plan=work.agreement.plan,
     )
+
+
+def _training(work: Work) -> Contribution:
+    config, plan = work.agreement.config, work.agreement.plan
+    batch = work.batch("train")
     model = work.model()
-    update = train_round(model, batch, training, work.noise())
+    update = train_round(model, batch, local_training(work), work.noise())
     held = held_shared_blocks(work, tuple(update))
     save_personal(work.site, work.task, model, config.federation.personal)
     # A site's true size is not for others: under DP every site weighs 1, and its size acts through its clipped sum.

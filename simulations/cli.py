@@ -75,6 +75,22 @@ def report(
             typer.echo(path)
 
 
+@app.command(epilog="Example: fedmosaic bench curve --out figures")
+def bench(
+    name: Annotated[str, typer.Argument(help="curve: quality over epsilon; cost: seconds and memory as ratios.")],
+    *,
+    experiment: Annotated[str, typer.Option(help="Which experiment to measure.")] = "heart_flamby",
+    out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/bench"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
+) -> None:
+    """Measure what the README quotes."""
+    with _errors(debug=debug):
+        from simulations.bench.command import run_bench  # noqa: PLC0415
+
+        run_bench(name, experiment, out, as_json=as_json)
+
+
 class _Errors(AbstractContextManager[None]):
     """One line on stderr and an exit code; a traceback only where one is asked for."""
 

@@ -93,9 +93,8 @@ def plan_of(config: Config) -> PrivacyPlan | None:
         raise ConfigError(f"privacy: {error}") from error
 
 
-def run(prepared: Prepared, watch: Watch) -> RunRecord:
-    """Run the rounds with the chosen engine, measure, and write the reports."""
-    from common.reports.write import write_all  # noqa: PLC0415  (matplotlib: only at the end)
+def run(prepared: Prepared, watch: Watch, *, pages: bool = True) -> RunRecord:
+    """Run the rounds with the chosen engine, measure, and write model and reports (`pages`)."""
     from simulations.record import assemble_record, write_model  # noqa: PLC0415
 
     started = time.monotonic()
@@ -104,7 +103,10 @@ def run(prepared: Prepared, watch: Watch) -> RunRecord:
     seconds = time.monotonic() - started
     write_model(prepared)
     record = assemble_record(prepared, seconds=seconds)
-    write_all(prepared.folder.path, record)
+    if pages:
+        from common.reports.write import write_all  # noqa: PLC0415  (matplotlib: only where pages are wanted)
+
+        write_all(prepared.folder.path, record)
     return record
 
 

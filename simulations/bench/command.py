@@ -1,0 +1,61 @@
+"""What `fedmosaic bench` does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from common.compose import ConfigError
+
+
+def run_bench(name: str, experiment: str, out: Path, *, as_json: bool) -> None:
+    """Run one measurement.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    benches = {"curve": _curve, "cost": _cost}
+    if name not in benches:
+        raise ConfigError(f"bench: there are {', '.join(benches)}, got {name!r}")
+    out.mkdir(parents=True, exist_ok=True)
+    benches[name](experiment, out, as_json=as_json)
+
+
+def _curve(experiment: str, out: Path, *, as_json: bool) -> None:
+    from simulations.bench.curve import measure, write_curve  # noqa: PLC0415
+
+    points = []
+    for point in measure(experiment):
+        points.append(point)
+        said = "no privacy" if point.epsilon is None else f"epsilon {point.epsilon:g}"
+        sys.stderr.write(f"{said}, {point.normalisation} statistics: sites' mean {point.site_mean_accuracy}\n")
+    written = write_curve(points, experiment, out)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(point) for point in points]) + "\n")
+        return
+    table = Table("epsilon", "statistics", "pooled accuracy", "sites' mean accuracy", "AUROC")
+    for point in points:
+        epsilon = "none" if point.epsilon is None else f"{point.epsilon:g}"
+        spreads = (str(point.pooled_accuracy), str(point.site_mean_accuracy), str(point.auroc))
+        table.add_row(epsilon, point.normalisation, *spreads)
+    Console().print(table, *written)
+
+
+def _cost(experiment: str, out: Path, *, as_json: bool) -> None:
+    from simulations.bench.cost import measure_cost  # noqa: PLC0415
+
+    rows = measure_cost(experiment)
+    (out / f"{experiment}-cost.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
+        return
+    table = Table("what", "seconds a round", "ratio", "peak memory, MB", "ratio")
+    for row in rows:
+        time = (f"{row.seconds_a_round:.3f}", f"{row.time_ratio:.2f}")
+        table.add_row(row.name, *time, f"{row.peak_megabytes:.0f}", f"{row.memory_ratio:.2f}")
+    Console().print(table)
