@@ -38,25 +38,6 @@ def from_bounds(schema: Schema) -> Normaliser:
     return Normaliser(center, scale)
 
 
-def from_site(site: SiteData, schema: Schema) -> Normaliser:
-    """Scale by the mean and standard deviation of this site's own training rows.
-
-    The result depends on every training subject without any noise. It releases nothing by itself, but whatever is
-    computed from records scaled by it is no longer bounded in one subject: with privacy on it must not be used.
-    """
-    rows, fallback = site.rows_of("train"), from_bounds(schema)
-    center, scale = dict(fallback.center), dict(fallback.scale)
-    for name, spec in schema.modalities.items():
-        if name not in site.values:
-            continue
-        numbers = cut(site.values[name][rows][:, : len(spec.columns)], spec)
-        for place in range(len(spec.columns)):
-            known = numbers[np.isfinite(numbers[:, place]), place]
-            if len(known) >= _FEWEST_SUBJECTS and known.std() > 0:
-                center[name][place], scale[name][place] = known.mean(), known.std()
-    return Normaliser(center, scale)
-
-
 def normalisation_length(schema: Schema) -> int:
     """Number of sums in `normalisation_vector`."""
     return _SUMS_PER_COLUMN * sum(len(spec.columns) for spec in schema.modalities.values())
@@ -96,7 +77,10 @@ def normalisation_vector(site: SiteData, schema: Schema, split: str) -> np.ndarr
 
 
 def from_sums(schema: Schema, sums: np.ndarray) -> Normaliser:
-    """Scale by the mean and standard deviation that released (noised) sums say, within what is possible at all.
+    """Scale by the mean and standard deviation that noised sums say, within what is possible at all.
+
+    Under privacy the sums must be noised even if they never leave the site: whatever is computed from records that were
+    scaled by exact statistics of other records is no longer bounded in one subject.
 
     Raises:
         ValueError: the sums have another length.
@@ -123,8 +107,8 @@ def from_sums(schema: Schema, sums: np.ndarray) -> Normaliser:
 def features(raw: np.ndarray, modality: str, spec: ModalitySpec, normaliser: Normaliser) -> np.ndarray:
     """Make the model's input of raw values [row, column or level]: float32 [row, feature].
 
-    Features are the scaled numbers, their indicators (where the modality has them), the one-hot levels; what was not
-    measured is zero everywhere.
+    Features are the scaled numbers, their indicators (where the modality has them), and 1 or -1 for every level; what
+    was not measured is zero everywhere.
     """
     numeric = len(spec.columns)
     scaled = (cut(raw[:, :numeric], spec) - normaliser.center[modality]) / normaliser.scale[modality]
@@ -146,7 +130,7 @@ def _need_bounds(schema: Schema) -> None:
         for column in spec.columns:
             if column not in spec.bounds:
                 place = f"dataset.yaml, modality {name}, column {column}"
-                raise DataError(f"{place}: data.normalisation=federated needs the column's public bounds")
+                raise DataError(f"{place}: it has no public bounds, and data.normalisation is not none")
 
 
 def _mean_by_subject(numbers: np.ndarray, subjects: np.ndarray) -> np.ndarray:

@@ -26,11 +26,11 @@ class ModalitySpec(_Described):
 
     Attributes:
         columns: numeric columns.
-        categorical: column -> its public levels; becomes one feature per level.
+        categorical: column -> its public levels; becomes one feature per level, 1 or -1.
         missing: cells that mean "not measured", in this folder.
         bounds: public range of a numeric column; values beyond it are cut to it.
         indicators: add a feature per numeric column that says whether it was measured.
-        drop_first: leave out the first level's feature (it is then what all zeros mean).
+        drop_first: leave out the first level's feature.
     """
 
     kind: Literal["tabular"]
@@ -73,9 +73,9 @@ class ModalitySpec(_Described):
 
     @property
     def num_features(self) -> int:
-        """Features of one time step: numeric values, their indicators, one-hot levels.
+        """Features of one time step: numeric values, their indicators, levels.
 
-        One-hot features need no indicator: all zeros say that the column was not measured.
+        Levels need no indicator: zeros say that the column was not measured.
         """
         return len(self.columns) * (1 + self.indicators) + self.num_one_hot
 
@@ -122,7 +122,7 @@ class AttributeSpec(_Described):
                 f"the levels of bands {list(self.bands)} are {list(_band_names(self.bands))}: leave them out"
             )
         if len(self.levels) < _FEWEST_CLASSES or set(_repeated(self.levels)):
-            raise ValueError(f"levels must be two or more, each once (or give bands); got {list(self.levels)}")
+            raise ValueError(f"needs public levels, two or more, each once, or bands; got {list(self.levels)}")
         return self
 
 
@@ -210,7 +210,7 @@ def _levels_of(column: str, folder: Mapping[object, object]) -> object:
         categorical = modality.get("categorical") if isinstance(modality, Mapping) else None
         if isinstance(categorical, Mapping) and column in categorical:
             return categorical[column]
-    raise ValueError(f"attribute column {column!r} needs levels: write {{column: {column}, levels: [...]}}")
+    return ()  # which AttributeSpec refuses, after whatever else is wrong in the file was named
 
 
 def _band_names(bands: Sequence[float]) -> tuple[str, ...]:
