@@ -64,30 +64,12 @@ def test_a_folder_is_read_as_it_is(tmp_path: Path) -> None:
 
 
 def test_json_lines_and_parquet_say_the_same_as_csv(tmp_path: Path) -> None:
-    rows = [
-        {
-            "person": "p1",
-            "split": "train",
-            "crp": 1.5,
-            "ldh": None,
-            "blood": "a",
-            "rate": 60,
-            "sick": "yes",
-            "age": 40.0,
-        },
-        {
-            "person": "p2",
-            "split": "test",
-            "crp": 2.0,
-            "ldh": 3.0,
-            "blood": None,
-            "rate": None,
-            "sick": "no",
-            "age": None,
-        },
+    columns = ["person", "split", "crp", "ldh", "blood", "rate", "sick", "sex", "age"]
+    cells: list[list[object]] = [
+        ["p1", "train", 1.5, None, "a", 60, "yes", "f", 40.0],
+        ["p2", "test", 2.0, 3.0, None, None, "no", "f", None],
     ]
-    rows = [{**row, "sex": "f"} for row in rows]
-    columns = list(rows[0])
+    rows = [dict(zip(columns, entry, strict=True)) for entry in cells]
     lines = [",".join(columns)] + [",".join("" if row[c] is None else str(row[c]) for c in columns) for row in rows]
     from_csv = read_site(write(tmp_path / "csv", csv="\n".join(lines)), split_seed=0)
     jsonl = write(tmp_path / "jsonl", csv=None)
