@@ -136,6 +136,8 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if type(error).__name__ == "MissingMandatoryValue":
+        return f"{getattr(error, 'full_key', 'a key')}: missing, and it has no default"
     cause = str(error).strip().splitlines()
     more = [line for line in str(error.__cause__ or "").splitlines() if line]
     return " ".join(dict.fromkeys([cause[0], *more[:1]]))

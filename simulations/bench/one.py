@@ -71,7 +71,8 @@ def _bare(prepared: Prepared) -> list[float]:
             work = Work(site, agreement, Task("", number, "training"), 1)
             load(model, weights)
             updates.append(train_round(model, batch, local_training(work), work.noise()))
-        sums = {name: BlockSum(np.sum([update[name] for update in updates], axis=0), len(updates), ()) for name in weights}
+        totals = {name: np.sum([update[name] for update in updates], axis=0) for name in weights}
+        sums = {name: BlockSum(total, len(updates), ()) for name, total in totals.items()}
         weights, state = optimize(weights, mean_by_block(sums), state, config.federation.server_optimizer)
         seconds.append(time.perf_counter() - started)
     return seconds
