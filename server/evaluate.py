@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.fairness.table import TableLayout, cell_noise, unflatten
+from common.metrics.bins import edge_of
 from common.metrics.confusion import confusion_figures
 from common.metrics.figure import Figure
-from common.metrics.histogram import Histogram, edge_of, figures
+from common.metrics.histogram import Histogram, figures
 from common.metrics.interval import Z95
 from common.reports.record import ReleasedTest
 

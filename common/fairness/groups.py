@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from common.fairness.gaps import gaps_of
 from common.fairness.result import AuditResult, GroupFigures, ModalityGain
 from common.fairness.table import TableLayout, cell_noise, unflatten
+from common.metrics.bins import edge_of, score_at
 from common.metrics.confusion import confusion_figures
 from common.metrics.figure import Figure
-from common.metrics.histogram import Histogram, edge_of, figures
+from common.metrics.histogram import Histogram, figures
 from common.metrics.interval import CONFIDENCE, Z95, combine
 
 _METRICS = ("tpr", "fpr", "selection_rate", "auroc", "ppv", "accuracy", "balanced_accuracy", "calibration_gap")
@@ -62,7 +63,7 @@ def audit_figures(
     gaps = gaps_of(layout, groups)
     return AuditResult(
         task=layout.task,
-        threshold=edge / layout.bins,
+        threshold=score_at(edge, layout.bins),
         min_cell=min_cell,
         noise_std=noise_std,
         bins=layout.bins,

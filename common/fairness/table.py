@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.schema import Schema
+from common.metrics.bins import bin_of
 
 EVERYONE = ("", "everyone")
 # The condition `all` is the one that most is read off. Counting it twice halves its noise relative to its counts, and
@@ -37,7 +38,7 @@ class TableLayout:
     Attributes:
         groups: (attribute, level) pairs; the levels of one attribute stand together.
         labels: the task's classes.
-        bins: binary task: score bins of equal width over [0, 1]; multiclass task: the predicted class.
+        bins: binary task: score bins (common/metrics/bins.py); multiclass task: the predicted class.
     """
 
     task: str
@@ -203,5 +204,5 @@ def _mean_by_subject(
 
 def _bin_of(layout: TableLayout, means: NDArray[np.float64]) -> NDArray[np.int64]:
     if layout.kind == "binary":
-        return np.clip(np.floor(means[:, 0] * layout.bins), 0, layout.bins - 1).astype(np.int64)
+        return bin_of(means[:, 0], layout.bins)
     return np.asarray(means.argmax(axis=1), dtype=np.int64)

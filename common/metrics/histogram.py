@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from common.metrics.bins import middles
 from common.metrics.figure import Figure
 from common.metrics.interval import Z95, combine, share
 
@@ -54,11 +55,6 @@ class Histogram:
     def below(self, label: int) -> float:
         """Noised number with this label that the model calls negative."""
         return float(self.counts[label, : self.edge].sum())
-
-
-def edge_of(threshold: float, bins: int) -> int:
-    """The bin that starts at the threshold, or at the nearest edge between two bins."""
-    return min(max(round(threshold * bins), 1), bins - 1)
 
 
 def figures(histogram: Histogram, z: float = Z95) -> dict[str, Figure]:
@@ -187,7 +183,7 @@ def _won(bins: int) -> NDArray[np.float64]:
 
 def _residuals(bins: int) -> NDArray[np.float64]:
     """Predicted minus observed, [label, bin]."""
-    middle = (np.arange(bins) + 0.5) / bins
+    middle = middles(bins)
     return np.stack([middle, middle - 1.0])
 
 

@@ -78,7 +78,7 @@ POLICIES: dict[str, Policy] = {
     "cross": _cross,
 }
 # Tokens of the model's own, from which the answer is read. Without any, the modalities' pooled tokens are averaged.
-_OWN_LATENTS = {"early": 1, "cross": 1, "late": 0, "hybrid": 0}
+_OWN_LATENTS = {"early": 0, "cross": 1, "late": 0, "hybrid": 0}
 
 
 class Fusion(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from common.blocks import module_key
@@ -18,8 +19,9 @@ class TransformerModel(nn.Module):
     """The multimodal model. Every row goes through every part, whatever it lacks; masks do the rest.
 
     The modalities' auxiliary heads read the encoder's tokens before fusion: each is what that modality alone would say.
-    Their logits, of the modalities that a row has, are added to the fused one: late fusion first, and attention learns
-    what that leaves. Without an auxiliary loss they are not built.
+    The mean of their logits, over the modalities that a row has, is added to the fused one: late fusion first, and
+    attention learns what that leaves. (Their sum would count what modalities share twice, and make the model much too
+    sure of itself.) Without an auxiliary loss they are not built.
     """
 
     def __init__(self, config: Config, schema: Schema) -> None:
@@ -46,6 +48,7 @@ class TransformerModel(nn.Module):
             name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary
         }
         present = {name: masks[name].any(dim=1) for name in self._with_auxiliary}
-        for name, alone in auxiliary.items():
-            logits = logits + alone * present[name].unsqueeze(1)
+        if auxiliary:
+            each = torch.stack([auxiliary[name] for name in self._with_auxiliary], dim=1)
+            logits = logits + pooled(each, torch.stack([present[name] for name in self._with_auxiliary], dim=1))
         return Outputs(logits, auxiliary, present)

@@ -51,7 +51,7 @@ def batch_of(**values: list[float]) -> Batch:
 def test_each_condition_shows_the_model_only_its_modalities() -> None:
     batch = batch_of(ecg=[3.0, 0, 0], labs=[0.0, 3, 0], note=[-9.0, 0, 0])
     table = unflatten(LAYOUT, count_table(SumOfWhatItSees(), batch, LAYOUT))
-    top, middle, bottom = 9, 5, 0  # sigmoid(3), sigmoid(0), sigmoid(-6) in tenths
+    top, middle, bottom = 8, 5, 0  # log-odds of 3, 0 and -6 in ten bins
     women = {c.name: int(np.flatnonzero(table[n, 0, 1])[0]) for n, c in enumerate(LAYOUT.conditions)}
     assert women == {
         "all": bottom,
@@ -75,7 +75,7 @@ def test_the_model_is_asked_in_evaluation_mode_and_left_as_it_was(training: bool
     model = SumOfWhatItSees().train(training)
     batch = batch_of(ecg=[-3.0, 0, 0], labs=[0.0, 0, 0], note=[0.0, 0, 0])
     table = unflatten(LAYOUT, count_table(model, batch, LAYOUT))
-    assert table[0, 0, 1, 0] == 1
+    assert table[0, 0, 1, 1] == 1
     assert model.training is training
 
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from common.metrics.bins import bin_of, edge_of, middles, score_at
 from common.metrics.confusion import confusion_figures
 from common.metrics.figure import Figure
-from common.metrics.histogram import Histogram, edge_of, figures
+from common.metrics.histogram import Histogram, figures
 from common.metrics.interval import Z95, combine, share
 
 MIXED = Histogram(np.array([[30.0, 15, 10, 5], [5, 10, 15, 40]]), 0.0, 2)
@@ -24,7 +25,7 @@ def test_the_figures_of_a_histogram_are_those_of_its_subjects() -> None:
     assert found["ppv"] == pytest.approx(55 / 70)
     assert found["accuracy"] == pytest.approx((55 + 45) / 130)
     assert found["balanced_accuracy"] == pytest.approx((55 / 70 + 45 / 60) / 2)
-    predicted = (np.array([35, 25, 25, 45]) * np.array([0.125, 0.375, 0.625, 0.875])).sum() / 130
+    predicted = (np.array([35, 25, 25, 45]) * middles(4)).sum() / 130
     assert found["calibration_gap"] == pytest.approx(predicted - 70 / 130)
 
 
@@ -63,7 +64,8 @@ def test_where_the_noise_drowns_the_cell_nothing_is_excluded() -> None:
 
 
 def test_the_threshold_is_the_nearest_edge_between_two_bins() -> None:
-    assert [edge_of(threshold, 10) for threshold in (0.5, 0.31, 0.01, 0.999)] == [5, 3, 1, 9]
+    assert [edge_of(threshold, 10) for threshold in (0.5, 0.31, 0.01, 0.999)] == [5, 4, 1, 9]
+    assert score_at(5, 10) == pytest.approx(0.5)
 
 
 def test_a_difference_of_shares_has_newcombes_interval() -> None:
@@ -83,3 +85,26 @@ def test_a_multiclass_table_gives_accuracy_and_mean_recall() -> None:
     found = confusion_figures(np.array([[8.0, 1, 1], [2, 16, 2], [0, 0, 10]]), 0.0)
     assert found["accuracy"].value == pytest.approx(34 / 40)
     assert found["balanced_accuracy"].value == pytest.approx((0.8 + 0.8 + 1.0) / 3)
+
+
+@pytest.mark.parametrize("bins", [2, 10, 25])
+def test_a_score_lies_in_the_bin_between_its_edges(bins: int) -> None:
+    scores = np.linspace(0.001, 0.999, 500)
+    places = bin_of(scores, bins)
+    for score, place in zip(scores, places, strict=True):
+        assert place == 0 or score_at(int(place), bins) <= score + 1e-9
+        assert place == bins - 1 or score < score_at(int(place) + 1, bins) + 1e-9
+    assert (np.diff(places) >= 0).all()
+    np.testing.assert_array_equal(bin_of(middles(bins), bins), np.arange(bins))
+    np.testing.assert_array_equal(bin_of(np.array([0.0, 1.0]), bins), [0, bins - 1])
+
+
+def test_a_confident_model_keeps_its_order_in_the_bins() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 4000)
+    odds = 3.5 * (2 * labels - 1) * 0.6 + 3.5 * random.normal(size=4000)
+    scores = 1 / (1 + np.exp(-odds))
+    counts = np.stack([np.bincount(bin_of(scores[labels == label], 10), minlength=10) for label in (0, 1)])
+    above = odds[labels == 1][:, None] > odds[labels == 0][None]
+    value = figures(Histogram(counts.astype(float), 0.0, 5))["auroc"].value
+    assert value == pytest.approx(float(above.mean()), abs=0.01)

@@ -90,8 +90,8 @@ def test_the_condition_that_most_is_read_off_weighs_more_and_reads_as_subjects_a
     layout = replace(ONE, conditions=conditions_of(["ecg", "labs"]))
     scores = {condition.name: np.full((3, 1), 0.25) for condition in layout.conditions}
     vector = fill(layout, scores, np.ones(3, int), {}, np.arange(3))
-    assert vector.reshape(layout.shape)[:, 0, 1, 2].tolist() == [6, 3, 3]
-    assert unflatten(layout, vector)[:, 0, 1, 2].tolist() == [3, 3, 3]
+    assert vector.reshape(layout.shape)[:, 0, 1, 3].tolist() == [6, 3, 3]
+    assert unflatten(layout, vector)[:, 0, 1, 3].tolist() == [3, 3, 3]
     assert l2_sensitivity(layout) == pytest.approx(math.sqrt(4 + 1 + 1))
 
 
