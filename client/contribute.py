@@ -15,7 +15,7 @@ from torch import nn
 from client.enrolment import Agreement
 from client.evaluate import count_table
 from client.personal import load_personal, save_personal
-from client.policy import Refused
+from client.policy import Refused, read_policy
 from client.site import Site
 from client.stages import write_durably
 from client.train import LocalTraining, train_round
@@ -48,6 +48,7 @@ class Work:
     agreement: Agreement
     task: Task
     honest: int
+    noise_key: bytes = field(default=b"", repr=False)
 
     @property
     def schema(self) -> Schema:
@@ -56,11 +57,11 @@ class Work:
 
     def noise(self) -> NoiseSource:
         """This round's privacy noise: from the operating system, except in tests."""
-        where = (self.site.name, self.task.round, self.task.purpose)
         seed = self.agreement.config.privacy.test_noise_seed
         if seed is not None:
-            return test_noise(seed, *where)
-        return os_noise(self.site.name, self.task.run, self.task.round, self.task.purpose)
+            return test_noise(seed, self.site.name, self.task.round, self.task.purpose)
+        where = (self.site.name, self.task.run, self.task.round, self.task.purpose)
+        return os_noise(*where, entropy=self.noise_key or None)
 
     def rounding(self, size: int) -> np.ndarray:
         """Uniforms in [0, 1) for stochastic rounding, which happens after the noise.
@@ -77,9 +78,10 @@ class Work:
     def data(self) -> SiteData:
         """The site's records; refused where delta is no longer small against the number of subjects."""
         data = site_data(self.site.folder, self.agreement.config.data.split_seed)
-        plan = self.agreement.plan
-        if plan is not None and plan.delta * len(data.subjects) >= 1:
-            raise Refused("delta", f"delta {plan.delta} is not below 1 / {len(data.subjects)} subjects")
+        # Against the institution's own delta, not the run's: a server that could choose it would learn the number.
+        delta = read_policy(self.site.policy_path).lifetime_delta
+        if self.agreement.plan is not None and delta * len(data.subjects) >= 1:
+            raise Refused("delta", f"lifetime_delta {delta} is not below 1 / {len(data.subjects)} subjects")
         return data
 
     def normaliser(self) -> Normaliser:
@@ -113,8 +115,9 @@ def _read(folder: Path, split_seed: int, _stamp: tuple[int, ...]) -> SiteData:
 
 def site_data(folder: Path, split_seed: int) -> SiteData:
     """Read a site's folder, once for as long as its files do not change."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return _read(folder, split_seed, tuple(path.stat().st_mtime_ns for path in files))
+    found = [path.stat() for path in sorted(folder.iterdir()) if path.is_file()]
+    stamps = [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found]
+    return _read(folder, split_seed, tuple(fact for stamp in stamps for fact in stamp))
 
 
 def contribute(work: Work) -> Contribution:
@@ -177,7 +180,7 @@ def own_sums(work: Work) -> np.ndarray:
 
 def draw_own_sums(work: Work) -> None:
     """Draw this site's own statistics, and keep them for the rest of the run."""
-    first = replace(work, task=Task(work.agreement.run, 0, "normalisation"), honest=1)
+    first = replace(work, task=Task(work.agreement.run, 0, "normalisation"), honest=1, noise_key=b"")
     path = own_sums_path(work.site, work.agreement.run)
     write_durably(path, save_arrays({"sums": _normalisation(first).counts["normalisation"]}))
 

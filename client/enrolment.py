@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from client.ledger import Ledger
 from client.policy import Policy, Refused, check, read_policy
-from client.site import Site
+from client.site import RUN_NAME, Site
 from client.stages import write_durably
 from common.compose import ConfigError, validate
 from common.config import Config
+from common.data.schema import merge_schemas
 from common.messages import Enrol
 from common.privacy.plan import CountRelease, PrivacyPlan
-from common.releases import tables_of
+from common.releases import schema_of, tables_of
 from common.secagg.identity import load_identity
+from common.secagg.roster import Roster
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,12 @@ def agree(site: Site, request: Enrol) -> Agreement:
         Refused: the policy or the budget says no, or the request contradicts itself.
     """
     agreement = parse_request(request)
+    _check_schema(site, agreement.config)
     policy = read_policy(site.policy_path)
+    roster = Roster.from_bytes(site.roster_path.read_bytes())
+    if agreement.config.secagg.k_min > len(roster.entries):
+        reason = f"k_min {agreement.config.secagg.k_min} is more than the roster's {len(roster.entries)} sites"
+        raise Refused("cohort", reason)
     check(policy, agreement.config, agreement.plan)
     if agreement.plan is not None:
         _check_plan(agreement.config, agreement.plan)
@@ -75,6 +82,10 @@ def agreement_of(site: Site, run: str) -> Agreement:
 def open_ledger(site: Site, policy: Policy) -> Ledger:
     """Open the institution's ledger with its own key."""
     identity = load_identity(site.identity_path)
+    marker = site.state / "ledger.made"
+    if marker.exists() and not site.ledger_path.exists():
+        raise Refused("ledger", "this site's ledger is gone: restore it; a new one would forget what was spent")
+    marker.touch(mode=0o600)
     return Ledger.open(
         site.ledger_path,
         site=site.name,
@@ -85,17 +96,36 @@ def open_ledger(site: Site, policy: Policy) -> Ledger:
     )
 
 
+def _check_schema(site: Site, config: Config) -> None:
+    """What this site holds must be described in the run exactly as its own dataset.yaml describes it.
+
+    Otherwise a server could name other classes, levels or bounds than the records have, and learn from what breaks.
+    """
+    own, asked = merge_schemas([site.spec()]), schema_of(config)
+    for section in ("modalities", "tasks", "attributes"):
+        theirs = getattr(asked, section)
+        for name, entry in getattr(own, section).items():
+            if theirs.get(name, entry) != entry:
+                raise Refused("schema", f"{section} {name} is described otherwise than in this site's dataset.yaml")
+    if config.objective.task not in own.tasks:
+        raise Refused("schema", f"this site has no task {config.objective.task}")
+
+
 def parse_request(request: Enrol) -> Agreement:
     """Read a request.
 
     Raises:
         Refused: configuration or plan cannot be read, or contradict each other.
     """
+    if not RUN_NAME.fullmatch(request.run):
+        raise Refused("malformed", "the run has a name that no run may have")
     try:
         config = validate(request.config)
         plan = PrivacyPlan.from_json(request.plan) if json.loads(request.plan) else None
     except (ConfigError, ValueError) as error:
         raise Refused("malformed", f"the run's configuration or plan cannot be read: {error}") from error
+    if config.data_schema is None:
+        raise Refused("malformed", "the run's configuration has no schema")
     if (plan is None) != (config.privacy.kind == "none"):
         raise Refused("plan", "the plan and privacy.kind contradict each other")
     digest = hashlib.sha256(f"{request.config}\n{request.plan}".encode()).digest()

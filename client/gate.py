@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load, save
 
 from client import mask
+from client.admission import admit, check_stage
 from client.contribute import Contribution, Work, contribute, draw_own_sums, own_sums_path
 from client.enrolment import Agreement, agree, agreement_of, open_ledger
-from client.policy import Refused, check_purpose, read_policy
+from client.policy import Refused, read_policy
 from client.site import Site
 from client.stages import Stages
 from common.messages import (
@@ -76,45 +78,53 @@ def _enrol(site: Site, request: Enrol) -> Reply:
 
 def _task(site: Site, request: Task) -> Reply:
     agreement, stages = _at(site, request)
+    admit(site, agreement, request)
     return _once(site, stages, request, lambda: _contribute(site, agreement, stages, request))
 
 
 def _contribute(site: Site, agreement: Agreement, stages: Stages, request: Task) -> Reply:
-    policy = read_policy(site.policy_path)
-    check_purpose(policy, request.purpose)
+    """Charge, then answer: from the charge on there is one answer and one draw of noise, whatever goes wrong."""
+    noise_key, is_new = stages.begin("Task", pack(request))
+    _charge(site, agreement, request, is_new=is_new)
     roster = Roster.from_bytes(site.roster_path.read_bytes())
-    masked = agreement.config.secagg.kind == "masked"
-    honest = guaranteed_honest(len(roster.entries)) if masked else 1
-    work = Work(site, agreement, request, honest)
-    _charge(site, agreement, request)
+    honest = guaranteed_honest(len(roster.entries)) if agreement.config.secagg.kind == "masked" else 1
+    try:
+        return _compute(Work(site, agreement, request, honest, noise_key), stages, num_sites=len(roster.entries))
+    except Exception:
+        site.log("failed", trace=traceback.format_exc())
+        return Refusal("failed")
+
+
+def _compute(work: Work, stages: Stages, *, num_sites: int) -> Reply:
+    site, request = work.site, work.task
     contribution = contribute(work)
-    if not masked:
+    if work.agreement.config.secagg.kind == "none":
         return Plain(institution=site.name, vectors=_with_weight(contribution))
-    vectors = _encode(work, contribution, num_sites=len(roster.entries))
+    vectors = _encode(work, contribution, num_sites=num_sites)
+    # The whole request is bound into the session: sites that were asked for different things have no sum in common.
+    asked = hashlib.sha256(pack(request)).digest()
     state, advert = mask.advertise(
-        mask.Session(request.run, request.round, request.purpose, _model_hash(request), agreement.plan_hash),
+        mask.Session(request.run, request.round, request.purpose, asked, work.agreement.plan_hash),
         load_identity(site.identity_path),
         {block: int(vector.size) for block, vector in vectors.items()},
         institution=site.name,
-        k_min=_smallest_cohort(site, agreement, request),
+        k_min=_smallest_cohort(site, work.agreement, request),
     )
     stages.keep("update", save(vectors))
     stages.keep("advertised", state.to_bytes())
     return Advert(advert=advert)
 
 
-def _charge(site: Site, agreement: Agreement, request: Task) -> None:
-    """Write the release into the ledger before any of it is computed; a repeat finds it there already."""
+def _charge(site: Site, agreement: Agreement, request: Task, *, is_new: bool) -> None:
+    """Write the release into the ledger before any of it is computed; an interrupted one finds it there already."""
     if agreement.plan is None:
         return
-    training = request.purpose == "training"
-    if training and not 1 <= request.round <= agreement.plan.rounds:
-        raise Refused("plan", f"round {request.round} is not one of the plan's {agreement.plan.rounds}")
-    if not training and request.round != 0:
-        raise Refused("plan", f"{request.purpose} is released once a run, as round 0, not {request.round}")
-    count = agreement.plan.steps_per_round if training else 1
+    count = agreement.plan.steps_per_round if request.purpose == "training" else 1
     with open_ledger(site, read_policy(site.policy_path)) as ledger:
-        ledger.release(request.run, request.round, "task", request.purpose, count)
+        first = ledger.release(request.run, request.round, "task", request.purpose, count)
+        if is_new and not first:
+            Stages(_folder(site, request)).drop("Task")
+            raise Refused("replay", f"{request.purpose} of round {request.round} was charged, and its noise is gone")
         if _needs_own_statistics(site, agreement):
             ledger.release(request.run, 0, "own", "normalisation", 1)
     if _needs_own_statistics(site, agreement):
@@ -131,6 +141,8 @@ def _share(site: Site, request: ShareRequest) -> Reply:
 
     def compute() -> Reply:
         roster = Roster.from_bytes(site.roster_path.read_bytes())
+        if len(request.adverts) < threshold_of(len(roster.entries)):
+            raise Refused("cohort", f"{len(request.adverts)} of the roster's {len(roster.entries)} sites are too few")
         smallest = _smallest_cohort(site, agreement, request)
         state = mask.SiteRound.from_bytes(stages.kept("advertised"))
         state, ciphertexts, signature = mask.share(state, request.adverts, request.threshold, roster, smallest)
@@ -194,6 +206,7 @@ def _settle(site: Site, request: Settle) -> Reply:
     for folder in site.run_folder(request.run).iterdir():
         if folder.is_dir():
             Stages(folder).erase()
+    site.mark_settled(request.run)
     site.log("settled", run=request.run)
     if agreement.plan is None:
         return Settled(entries=0, head=b"")
@@ -205,16 +218,20 @@ def _settle(site: Site, request: Settle) -> Reply:
 
 def _at(site: Site, request: StageRequest) -> tuple[Agreement, Stages]:
     agreement = agreement_of(site, request.run)
-    if request.purpose not in _PURPOSES or request.round < 0:
-        raise Refused("malformed", f"no stage for {request.purpose} in round {request.round}")
-    return agreement, Stages(site.run_folder(request.run) / f"{request.round:06d}-{request.purpose}")
+    check_stage(request)
+    return agreement, Stages(_folder(site, request))
+
+
+def _folder(site: Site, request: StageRequest) -> Path:
+    return site.run_folder(request.run) / f"{request.round:06d}-{request.purpose}"
 
 
 def _once(site: Site, stages: Stages, request: StageRequest, compute: Callable[[], Reply]) -> Reply:
-    """Answer a stage once, and write down what left."""
+    """Answer a stage once, write down what left, and erase what only this stage needed."""
     stage = type(request).__name__
     repeated = stages.answered(stage)
     body = stages.once(stage, pack(request), lambda: pack(compute()))
+    stages.drop(*_SPENT[stage])
     if not repeated:
         where = {"round": request.round, "bytes": len(body)}
         site.log("left", run=request.run, purpose=request.purpose, stage=stage, **where)
@@ -242,11 +259,14 @@ def _encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[s
     return {**encoded, **{name: encode_counts(table) for name, table in contribution.counts.items()}}
 
 
-def _model_hash(request: Task) -> bytes:
-    return hashlib.sha256(save({**request.weights, **request.normalisation})).digest()
-
-
-_PURPOSES = ("normalisation", "training", "evaluation", "audit")
+# By stage, the secrets that nobody needs once its answer is on disk.
+_SPENT: dict[str, tuple[str, ...]] = {
+    "Task": ("Task",),
+    "ShareRequest": ("advertised",),
+    "MaskRequest": ("shared", "update"),
+    "CheckRequest": ("masked",),
+    "RevealRequest": ("checked",),
+}
 _HANDLERS: dict[type, Callable[..., Reply]] = {
     Enrol: _enrol,
     Task: _task,

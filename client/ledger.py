@@ -20,7 +20,7 @@ from client.ledger_schema import Entry, LedgerBroken, charge_to_facts, check_cha
 from client.ledger_store import Pen, Store, open_store
 from client.policy import Refused
 from common.privacy.events import Charge
-from common.privacy.renyi import ORDERS
+from common.privacy.renyi import ORDERS, filter_order
 
 
 class BudgetRefused(Refused):
@@ -106,7 +106,10 @@ class Ledger(AbstractContextManager["Ledger"]):
                 return
             asked = RunAccount(run, plan_hash, _now(), tuple(charges))
             self._check_budget((*accounts.values(), asked))
-            facts = {"plan": plan_hash, "charges": [charge_to_facts(charge) for charge in charges], "when": asked.when}
+            reserved = [charge_to_facts(charge) for charge in charges]
+            facts: dict[str, object] = {"plan": plan_hash, "charges": reserved, "when": asked.when}
+            if not accounts:  # the filter's order is chosen once, before anything is released, and kept for ever
+                facts["order"] = filter_order(asked.costs(), self.lifetime_epsilon, self.delta)
             pen.append("reserve", run, facts, after=entries)
 
     def release(self, run: str, round: int, stage: str, purpose: str, event_count: int) -> bool:

@@ -19,6 +19,7 @@ class RunAccount:
         when: UTC time of the reservation.
         released: number of events by purpose.
         releases: number of events by (round, stage, purpose).
+        filter_index: in a ledger's first reservation, the index in ORDERS of the order that its filter works at.
     """
 
     run: str
@@ -28,6 +29,7 @@ class RunAccount:
     released: dict[str, int] = field(default_factory=dict)
     releases: dict[tuple[int, str, str], int] = field(default_factory=dict)
     settled: bool = False
+    filter_index: int | None = None
 
     def charged(self) -> tuple[Charge, ...]:
         """What counts: the whole reservation until it is settled, then what was released."""
@@ -120,7 +122,9 @@ def _opened(entry: Entry, facts: dict[str, object]) -> RunAccount:
     if not isinstance(charges, list):
         raise LedgerBroken(f"entry {entry.seq}: its charges are no list")
     reserved = tuple(charge_from_facts(charge) for charge in charges)
-    return RunAccount(entry.run, str(facts["plan"]), str(facts["when"]), reserved)
+    order = facts.get("order")
+    chosen = order if isinstance(order, int) else None
+    return RunAccount(entry.run, str(facts["plan"]), str(facts["when"]), reserved, filter_index=chosen)
 
 
 def _continued(account: RunAccount, entry: Entry, facts: dict[str, object]) -> RunAccount:
@@ -160,7 +164,9 @@ def standing(accounts: Sequence[RunAccount], *, lifetime_epsilon: float, delta: 
     """
     if not accounts:
         return Standing(None, 0.0, 0.0)
-    index = filter_order(worst_cohort(accounts[0].reserved), lifetime_epsilon, delta)
+    index = accounts[0].filter_index
+    if index is None:  # the first reservation is only being weighed
+        index = filter_order(worst_cohort(accounts[0].reserved), lifetime_epsilon, delta)
     totals = tuple(math.fsum(costs) for costs in zip(*(account.costs() for account in accounts), strict=True))
     needed = epsilon_at(ORDERS[index], totals[index], delta) if totals[index] else 0.0
     return Standing(ORDERS[index], needed, renyi_epsilon(totals, delta))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from common.data.folder import read_spec
 from common.data.schema import FolderSpec
 
 SITES_VARIABLE = "FEDMOSAIC_SITES"
+RUN_NAME = re.compile(r"[a-z0-9_-]{1,100}")  # lower case only: some file systems fold it
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,17 @@ class Site:
 
     def run_folder(self, run: str) -> Path:
         """What this site keeps of one run: its enrolment, its stages, its personal blocks."""
-        if not run or not all(letter.isalnum() or letter in "-_" for letter in run):
-            raise ValueError("a run's name holds letters, digits, - and _ only")
+        if not RUN_NAME.fullmatch(run):
+            raise ValueError("a run's name has up to 100 letters (a to z), digits, - and _, and nothing else")
         return self.state / "runs" / run
+
+    def is_settled(self, run: str) -> bool:
+        """Tell whether a run is over here."""
+        return (self.run_folder(run) / "settled").exists()
+
+    def mark_settled(self, run: str) -> None:
+        """Close a run for ever."""
+        (self.run_folder(run) / "settled").touch(mode=0o600)
 
     def spec(self) -> FolderSpec:
         """The public description of the data folder (dataset.yaml); reads no record."""

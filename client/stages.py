@@ -45,6 +45,25 @@ class Stages:
             raise Refused("replay", f"stage {stage} of {self.folder.name} was answered already, to another request")
         return stored[_DIGEST_BYTES:]
 
+    def begin(self, stage: str, request: bytes) -> tuple[bytes, bool]:
+        """Write down that work on a request begins, with the secret that its noise comes from; inside `once`.
+
+        Returns:
+            32 secret bytes, and whether they are new. Work that was interrupted finds its own again.
+
+        Raises:
+            Refused: work began on another request.
+        """
+        digest, path = hashlib.sha256(request).digest(), self._path(stage, "secret")
+        if path.exists():
+            stored = path.read_bytes()
+            if stored[:_DIGEST_BYTES] != digest:
+                raise Refused("replay", f"stage {stage} of {self.folder.name} was begun already, for another request")
+            return stored[_DIGEST_BYTES:], False
+        secret = os.urandom(_DIGEST_BYTES)
+        write_durably(path, digest + secret)
+        return secret, True
+
     def answered(self, stage: str) -> bool:
         """Tell whether a stage was answered."""
         return self._path(stage, "entry").exists()
@@ -70,9 +89,14 @@ class Stages:
 
     def erase(self) -> None:
         """Erase the secrets; the entries stay."""
-        for path in self.folder.glob("*.secret"):
-            path.write_bytes(b"\0" * path.stat().st_size)
-            path.unlink()
+        self.drop(*(path.stem for path in self.folder.glob("*.secret")))
+
+    def drop(self, *names: str) -> None:
+        """Erase some secrets, where they are there."""
+        for path in (self._path(name, "secret") for name in names):
+            if path.exists():
+                path.write_bytes(b"\0" * path.stat().st_size)
+                path.unlink()
 
     def _path(self, name: str, kind: str) -> Path:
         return self.folder / f"{name}.{kind}"

@@ -140,6 +140,8 @@ def _to_survivors(channel: _Channel, rules: Rules, smallest: int) -> tuple[Survi
     replies = channel.ask(dict.fromkeys(channel.nodes, task))
     adverts = {name: reply.advert for name, reply in replies if isinstance(reply, Advert)}
     view = open_round(adverts, rules.roster, smallest)
+    if len(view.sites) < threshold_of(len(rules.roster.entries)):
+        raise RoundAborted("adverts")  # the sites would refuse: too few of the roster take part
     request = ShareRequest(task.run, task.round, task.purpose, view.threshold, list(view.adverts))
     boxes, signatures = {}, {}
     for name, reply in channel.ask(dict.fromkeys(view.sites, request)):

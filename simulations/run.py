@@ -98,8 +98,9 @@ def run(prepared: Prepared, watch: Watch, *, pages: bool = True) -> RunRecord:
     from simulations.record import assemble_record, write_model  # noqa: PLC0415
 
     started = time.monotonic()
-    with watch(prepared.folder, prepared.config):
-        ENGINES[prepared.config.engine.kind](prepared)
+    if not prepared.folder.journal.events("ended"):
+        with watch(prepared.folder, prepared.config):
+            ENGINES[prepared.config.engine.kind](prepared)
     seconds = time.monotonic() - started
     write_model(prepared)
     record = assemble_record(prepared, seconds=seconds)

@@ -75,14 +75,19 @@ class NoiseSource:
         return np.frombuffer(stream, dtype="<u8")
 
 
-def os_noise(site: str, run: str, round: int, purpose: str) -> NoiseSource:
+def os_noise(site: str, run: str, round: int, purpose: str, *, entropy: bytes | None = None) -> NoiseSource:
     """Open fresh noise for one release; every call gets its own key from the operating system.
+
+    `entropy` is 32 bytes that were drawn from it earlier and kept secret, so that the same release, interrupted, is
+    computed again with the same noise: a second draw for one charge would average the noise out.
 
     The names are hashed into the key beside 32 bytes of OS entropy: two releases differ even on a machine whose entropy
     pool was cloned.
     """
-    entropy = os.urandom(KEY_BYTES)
-    return NoiseSource("os-csprng", hmac.digest(entropy, _name(site, run, round, purpose), "sha256"), os.getpid())
+    secret = os.urandom(KEY_BYTES) if entropy is None else entropy
+    if len(secret) != KEY_BYTES:
+        raise ValueError(f"entropy must be {KEY_BYTES} bytes, got {len(secret)}")
+    return NoiseSource("os-csprng", hmac.digest(secret, _name(site, run, round, purpose), "sha256"), os.getpid())
 
 
 def test_noise(seed: int, site: str, round: int, purpose: str) -> NoiseSource:

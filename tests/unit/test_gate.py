@@ -1,0 +1,180 @@
+"""The door, held by a hostile server: one charge is one answer, and what is refused depends on no record."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.enrolment import open_ledger
+from client.gate import _at, _contribute, answer
+from client.policy import read_policy
+from client.site import Site
+from common.blocks import blocks_of, flatten
+from common.messages import Advert, Arrays, Enrol, Enrolled, Refusal, Reply, Request, Settle, Settled, Task, pack
+from common.models.model import build_model
+from common.releases import schema_of
+from simulations.run import Prepared
+from tests.federation_run import prepare_toy
+
+ABSURD = ("objective.learning_rate=1e38", "objective.weight_decay=1.0", "privacy.steps_per_round=3")
+NONE = ("data.normalisation=none", "audit.attributes=[]")
+
+
+def _weights(prepared: Prepared) -> Arrays:
+    model = build_model(prepared.config, schema_of(prepared.config), seed=0)
+    return flatten(model, blocks_of(model))
+
+
+def _say(site: Site, request: Request) -> Reply:
+    return answer(site, lambda: request)
+
+
+def _code(reply: Reply) -> str:
+    return reply.code if isinstance(reply, Refusal) else type(reply).__name__
+
+
+def _releases(site: Site) -> int:
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        return sum(entry.kind == "release" for entry in ledger.entries())
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepared:
+    return prepare_toy(tmp_path, *NONE)
+
+
+def _task(prepared: Prepared, **changes: object) -> Task:
+    task = Task(prepared.folder.name, 1, "training", _weights(prepared), {})
+    return replace(task, **changes)  # type: ignore[arg-type]
+
+
+def test_the_same_task_gets_the_same_bytes_for_one_charge(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    first = _say(site, _task(prepared))
+    assert isinstance(first, Advert)
+    assert pack(_say(site, _task(prepared))) == pack(first)
+    assert _releases(site) == 1
+
+
+def test_other_weights_for_an_answered_round_are_refused(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    _say(site, _task(prepared))
+    other = {name: vector + 1 for name, vector in _weights(prepared).items()}
+    assert _code(_say(site, _task(prepared, weights=other))) == "replay"
+    assert _releases(site) == 1
+
+
+def test_a_task_that_fails_after_the_charge_fails_for_ever_and_draws_no_second_noise(tmp_path: Path) -> None:
+    # Three steps at an absurd rate: the weights become infinite and the update is no number.
+    prepared = prepare_toy(tmp_path, *NONE, *ABSURD)
+    site = prepared.sites[0]
+    replies = [_code(_say(site, _task(prepared))) for _ in range(3)]
+    assert replies == ["failed"] * 3
+    assert len(site.logged("failed")) == 1
+    other = {name: vector + 1 for name, vector in _weights(prepared).items()}
+    assert _code(_say(site, _task(prepared, weights=other))) == "replay"
+    assert _releases(site) == 1
+
+
+def test_interrupted_work_is_done_again_with_the_noise_that_it_began_with(prepared: Prepared) -> None:
+    site, task = prepared.sites[0], _task(prepared)
+    agreement, stages = _at(site, task)
+    stages.folder.mkdir(parents=True)
+    updates = []
+    for _ in range(2):  # twice without an entry in between: as if the process had died before its answer was kept
+        assert isinstance(_contribute(site, agreement, stages, task), Advert)
+        updates.append(stages.kept("update"))
+    assert updates[0] == updates[1]
+    assert _releases(site) == 1
+
+
+def test_an_answer_that_was_lost_after_its_charge_is_not_drawn_again(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    _say(site, _task(prepared))
+    (site.run_folder(prepared.folder.name) / "000001-training" / "Task.entry").unlink()
+    assert [_code(_say(site, _task(prepared))) for _ in range(2)] == ["replay", "replay"]
+    assert _releases(site) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"round": 0}, "plan"),
+        ({"round": 4}, "plan"),
+        ({"purpose": "audit", "round": 0}, "plan"),
+        ({"purpose": "normalisation", "round": 0, "weights": {}}, "plan"),
+        ({"purpose": "gossip"}, "malformed"),
+        ({"weights": {}}, "malformed"),
+        ({"normalisation": {"sums": np.zeros(3, np.int64)}}, "malformed"),
+        ({"run": "another"}, "not-enrolled"),
+        ({"run": "../../x"}, "failed"),
+    ],
+)
+def test_a_task_that_was_never_agreed_to_costs_nothing(
+    prepared: Prepared, changes: dict[str, object], code: str
+) -> None:
+    site = prepared.sites[0]
+    assert _code(_say(site, _task(prepared, **changes))) == code
+    assert _releases(site) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+def test_weights_that_would_show_rounding_errors_are_refused(prepared: Prepared, value: float) -> None:
+    site, weights = prepared.sites[0], _weights(prepared)
+    weights["fusion"][0] = value
+    assert _code(_say(site, _task(prepared, weights=weights))) == "weights"
+    assert _releases(site) == 0
+
+
+def test_a_settled_run_answers_nothing(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    assert isinstance(_say(site, Settle(prepared.folder.name)), Settled)
+    assert _code(_say(site, _task(prepared))) == "settled"
+
+
+def test_a_policy_that_was_tightened_holds_for_agreed_runs_too(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    text = site.policy_path.read_text()
+    site.policy_path.write_text(text.replace("min_noise_multiplier: 0.0", "min_noise_multiplier: 100.0"))
+    assert _code(_say(site, _task(prepared))) == "noise"
+    assert _releases(site) == 0
+
+
+def _enrol(prepared: Prepared, run: str, **changes: object) -> Enrol:
+    config = json.loads(prepared.config.model_dump_json())
+    for key, value in changes.items():
+        section, name = key.split("__", 1)
+        config[section][name] = value
+    return replace(prepared.request, run=run, config=json.dumps(config))
+
+
+def test_another_schema_than_the_folders_is_refused_before_a_reservation(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    tasks = json.loads(prepared.config.model_dump_json())["data_schema"]["tasks"]
+    tasks["sick"] |= {"kind": "multiclass", "classes": ["0", "1", "2"]}
+    assert _code(_say(site, _enrol(prepared, "other", data_schema__tasks=tasks))) == "schema"
+    assert _code(_say(site, _enrol(prepared, "larger", secagg__k_min=9))) == "cohort"
+    assert _code(_say(site, _enrol(prepared, "../../x"))) == "malformed"
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        assert {entry.run for entry in ledger.entries()} == {"", prepared.folder.name}
+
+
+def test_a_plan_that_says_other_noise_than_it_charges_is_refused(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    plan = json.loads(prepared.request.plan)
+    weaker = replace(prepared.request, run="weaker", plan=json.dumps({**plan, "noise_multiplier": 0.1}))
+    assert _code(_say(site, weaker)) == "plan"
+    longer = replace(prepared.request, run="longer", plan=json.dumps({**plan, "rounds": 2}))
+    assert _code(_say(site, longer)) == "plan"
+
+
+def test_a_lost_ledger_is_not_begun_anew(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    assert isinstance(_say(site, prepared.request), Enrolled)
+    for path in site.state.glob("ledger.sqlite*"):
+        path.unlink()
+    assert _code(_say(site, replace(prepared.request, run="again"))) == "ledger"
