@@ -43,7 +43,10 @@ def _curve(experiment: str, out: Path, *, as_json: bool) -> None:
         epsilon = "none" if point.epsilon is None else f"{point.epsilon:g}"
         spreads = (str(point.pooled_accuracy), str(point.site_mean_accuracy), str(point.auroc))
         table.add_row(epsilon, point.normalisation, *spreads)
-    Console().print(table, *written)
+    by_condition = Table("AUROC", *("none" if point.epsilon is None else f"{point.epsilon:g}" for point in points))
+    for name in points[0].conditions:
+        by_condition.add_row(name, *(str(point.conditions[name]) for point in points))
+    Console().print(table, by_condition, *written)
 
 
 def _cost(experiment: str, out: Path, *, as_json: bool) -> None:

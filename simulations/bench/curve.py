@@ -29,6 +29,7 @@ class Point:
     site_mean_accuracy: Spread
     auroc: Spread
     true_epsilon: float | None
+    conditions: dict[str, Spread]
 
 
 def measure(experiment: str) -> Iterator[Point]:
@@ -59,6 +60,7 @@ def _point(epsilon: float | None, normalisation: str, found: list[RunRecord]) ->
         spread([test.site_mean_accuracy or 0.0 for test in tests]),
         spread([test.auroc or 0.0 for test in tests]),
         max(paid) if paid else None,
+        {name: spread([test.conditions[name].auroc or 0.0 for test in tests]) for name in tests[0].conditions},
     )
 
 
@@ -88,7 +90,7 @@ def _picture(points: list[Point], experiment: str) -> str:
     axes.set_xlabel("true epsilon per subject at every site (delta 0.001, everything charged)")
     axes.set_ylabel("accuracy on held-out patients")
     axes.set_title("Dotted: without privacy. Bars: standard deviation over five seeds.", fontsize=9)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="center right")
     axes.grid(visible=True, alpha=0.25)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
