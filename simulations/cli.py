@@ -76,11 +76,12 @@ def report(
 
 
 @app.command(epilog="Example: fedmosaic bench curve --out figures")
-def bench(
+def bench(  # noqa: PLR0913  (each is an option of the command)
     name: Annotated[str, typer.Argument(help="curve: quality over epsilon; cost: seconds and memory as ratios.")],
     *,
     experiment: Annotated[str, typer.Option(help="Which experiment to measure.")] = "heart_flamby",
     out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/bench"),
+    epsilon: Annotated[list[float] | None, typer.Option(help="curve: an epsilon to measure; may be repeated.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
 ) -> None:
@@ -88,7 +89,7 @@ def bench(
     with _errors(debug=debug):
         from simulations.bench.command import run_bench  # noqa: PLC0415
 
-        run_bench(name, experiment, out, as_json=as_json)
+        run_bench(name, experiment, out, epsilons=epsilon or (), as_json=as_json)
 
 
 class _Errors(AbstractContextManager[None]):

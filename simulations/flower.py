@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -49,10 +50,21 @@ def run_flower(run_config: Mapping[str, str], *, num_sites: int, environment: Ma
             (Path(place) / "config.toml").write_text(
                 f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
             )
-            nodes = f"num-supernodes={num_sites} client-resources-num-cpus=1"
-            asked = ["run", str(BUNDLE), "here", "--run-config", str(overrides), "--federation-config", nodes]
+            nodes = ["--federation-config", f"num-supernodes={num_sites} client-resources-num-cpus=1"]
+            asked = ["run", str(_bundle(Path(place))), "here", "--run-config", str(overrides), *nodes]
             started = _flwr(asked, everything, place)
             _wait(str(started["run-id"]), everything, place, log)
+
+
+def _bundle(place: Path) -> Path:
+    """Copy what the bundle is made of: a checkout may have a name that Flower refuses, and gigabytes beside it."""
+    target = place / "fedmosaic"
+    # Flower refuses an exclusion that excludes nothing, so what stays behind is copied too.
+    for room in ("client", "common", "configs", "server", "simulations", "tests"):
+        shutil.copytree(BUNDLE / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for page in ("pyproject.toml", "README.md", "LICENSE", ".gitignore", ".pre-commit-config.yaml"):
+        shutil.copy(BUNDLE / page, target / page)
+    return target
 
 
 @contextmanager
@@ -103,7 +115,10 @@ def _flwr(arguments: list[str], environment: Mapping[str, str], place: str) -> d
     start = done.stdout.find("{")
     if done.returncode or start < 0:
         raise FlowerFailed(f"flwr {arguments[0]} failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
-    return dict(json.loads(done.stdout[start:]))
+    answer = dict(json.loads(done.stdout[start:]))
+    if not answer.get("success", True):
+        raise FlowerFailed(f"flwr {arguments[0]} failed: {answer.get('error-message', answer)}")
+    return answer
 
 
 def _free_port() -> int:

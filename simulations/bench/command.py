@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,24 +14,26 @@ from rich.table import Table
 from common.compose import ConfigError
 
 
-def run_bench(name: str, experiment: str, out: Path, *, as_json: bool) -> None:
+def run_bench(name: str, experiment: str, out: Path, *, epsilons: Sequence[float], as_json: bool) -> None:
     """Run one measurement.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    benches = {"curve": _curve, "cost": _cost}
-    if name not in benches:
-        raise ConfigError(f"bench: there are {', '.join(benches)}, got {name!r}")
+    if name not in {"curve", "cost"}:
+        raise ConfigError(f"bench: there are curve and cost, got {name!r}")
     out.mkdir(parents=True, exist_ok=True)
-    benches[name](experiment, out, as_json=as_json)
+    if name == "curve":
+        _curve(experiment, out, epsilons=epsilons, as_json=as_json)
+    else:
+        _cost(experiment, out, as_json=as_json)
 
 
-def _curve(experiment: str, out: Path, *, as_json: bool) -> None:
-    from simulations.bench.curve import measure, write_curve  # noqa: PLC0415
+def _curve(experiment: str, out: Path, *, epsilons: Sequence[float], as_json: bool) -> None:
+    from simulations.bench.curve import EPSILONS, measure, write_curve  # noqa: PLC0415
 
     points = []
-    for point in measure(experiment):
+    for point in measure(experiment, tuple(epsilons) or EPSILONS):
         points.append(point)
         said = "no privacy" if point.epsilon is None else f"epsilon {point.epsilon:g}"
         sys.stderr.write(f"{said}, {point.normalisation} statistics: sites' mean {point.site_mean_accuracy}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,9 +32,9 @@ class Point:
     conditions: dict[str, Spread]
 
 
-def measure(experiment: str) -> Iterator[Point]:
+def measure(experiment: str, epsilons: Sequence[float]) -> Iterator[Point]:
     """Run the curve, a row at a time."""
-    for epsilon in EPSILONS:
+    for epsilon in epsilons:
         found = list(records([f"experiment={experiment}", f"privacy.epsilon={epsilon}"], SEEDS))
         yield _point(epsilon, "federated", found)
     yield _point(None, "federated", list(records([f"experiment={experiment}", "privacy=none"], SEEDS)))
