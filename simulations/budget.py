@@ -130,7 +130,8 @@ def _out(prepared: Prepared, lines: Sequence[Line]) -> OutRecord:
     masked = config.secagg.kind == "masked"
     training = first["purpose"] == "training"
     steps = config.privacy.steps_per_round if training else 1
-    charged = "" if prepared.plan is None else f"{steps} step(s)" if training else "1 table"
+    noised = f"{steps} step{'s' if steps > 1 else ''}" if training else "1 table"
+    charged = "" if prepared.plan is None else noised
     return OutRecord(
         round=int(first["round"]),
         purpose=str(first["purpose"]),

@@ -12,6 +12,7 @@ from common.reports.sentences import red_boxes
 from server.audit import short_form
 
 Json = dict[str, object]
+_PAGES = {"Report": "report.html", "Budgets": "budget/", "Audit": "fairness.html"}
 
 
 def summary(record: RunRecord, folder: str) -> Json:
@@ -37,8 +38,8 @@ def table(record: RunRecord, folder: str) -> Group:
     quality = Table(
         title=f"{record.experiment}: {record.rounds_planned} rounds in {record.seconds:.1f} s", title_justify="left"
     )
-    for name in ("site", "held-out subjects", "accuracy", "AUROC", "epsilon (training)", "epsilon (held out)", "delta"):
-        quality.add_column(name, justify="left" if name == "site" else "right")
+    for name in ("site", "subjects", "accuracy", "AUROC", "ε training", "ε held out", "δ"):
+        quality.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
     for site in record.sites:
         quality.add_row(site.name, *_quality(record, site.name), *_epsilons(site))
     if record.test is not None:
@@ -46,12 +47,13 @@ def table(record: RunRecord, folder: str) -> Group:
         pooled, auroc = record.test.pooled_accuracy, record.test.auroc
         quality.add_row("all together", str(record.test.num_subjects), _number(pooled), _number(auroc), "", "", "")
     lines = [Text(f"{box.title}: {box.text}", style="bold red") for box in red_boxes(record)]
-    lines.append(Text("Accuracy and AUROC are exact: measured by the simulator, released by nobody.", style="dim"))
+    lines.append(Text("All of held-out subjects, exact: measured by the simulator, released by nobody.", style="dim"))
     if record.released is not None:
         found = record.released.conditions["all"]
         said = ", ".join(f"{name} {_interval(found[name])}" for name in ("accuracy", "auroc") if name in found)
         lines.append(Text(f"Released by the protocol, with its noise: {said}", style="dim"))
-    lines.append(Text(f"Report: {folder}/report.html   Budgets: {folder}/budget/   Audit: {folder}/fairness.html"))
+    pages = [name for name in _PAGES if name != "Audit" or record.audit is not None]
+    lines += [Text(f"{name}: {folder}/{_PAGES[name]}") for name in pages]
     return Group(quality, *lines)
 
 
