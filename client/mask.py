@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from client.boxes import deal, open_box, share_of
 from client.site_round import Secrets, SiteRound
 from common.secagg.errors import ProtocolError
 from common.secagg.identity import Identity, new_identity
-from common.secagg.keys import agree, derive, public_key_of, seal, unseal
-from common.secagg.layout import join, split
+from common.secagg.keys import agree, public_key_of
 from common.secagg.masks import adds, apply_masks, pair_key, self_key
 from common.secagg.roster import Roster
-from common.secagg.shamir import SECRET_BYTES, draw_secret, share_secret
+from common.secagg.shamir import draw_secret
 from common.secagg.table import Table, check_member, read_table
 from common.secagg.transcript import (
     Advert,
@@ -31,8 +31,6 @@ from common.secagg.transcript import (
 )
 
 __all__ = ["ProtocolError", "Session", "SiteRound", "advertise", "check", "mask", "reveal", "share"]
-
-_PARTS = 2
 
 
 def advertise(
@@ -90,7 +88,7 @@ def share(
         raise ProtocolError("k-min", f"the smallest cohort is now {k_min}, but {own.k_min} was advertised")
     if len(table.sites) < own.k_min:
         raise ProtocolError("cohort", f"{len(table.sites)} sites take part, fewer than {own.k_min}")
-    boxes = _deal(state.secrets, own.institution, table)
+    boxes = deal(state.secrets, own.institution, table)
     signature = sign_transcript(Identity(state.secrets.signing_key), b"T1", table.transcript)
     return replace(state, stage="shared", adverts=tuple(adverts), threshold=threshold), boxes, signature
 
@@ -118,7 +116,7 @@ def mask(
         raise ProtocolError("senders", f"{len(senders)} sites shared; this one must be among {table.threshold} or more")
     for sender in senders:
         check_signature(table.advert(sender).signing_key, b"T1", table.transcript, signatures[sender])
-    held = tuple(_open(secrets, table, (sender, own.institution), ciphertexts[sender]) for sender in senders)
+    held = tuple(open_box(secrets, table, (sender, own.institution), ciphertexts[sender]) for sender in senders)
     _check_vectors(own, vectors)
     masked = _masked(secrets, own, table, senders, vectors)
     kept = Secrets(signing_key=secrets.signing_key)
@@ -148,7 +146,7 @@ def check(state: SiteRound, survivors: Sequence[str], blocks: Sequence[str]) -> 
     digest = final_transcript(table.transcript, state.senders, alive, summed)
     signature = sign_transcript(Identity(state.secrets.signing_key), b"T3", digest)
     answer = digest + b"".join(
-        _share_of(table, dealer, item, state.held[state.senders.index(dealer)])
+        share_of(table, dealer, item, state.held[state.senders.index(dealer)])
         for dealer, item in table.revealed_items(state.senders, alive, summed)
     )
     # From here on the state cannot answer for any other view: all other shares are gone.
@@ -176,51 +174,6 @@ def reveal(state: SiteRound, signatures: Mapping[str, bytes]) -> bytes:
 def _expect(state: SiteRound, stage: str) -> None:
     if state.stage != stage:
         raise ProtocolError("order", f"this round is {state.stage}, which is not {stage}")
-
-
-def _deal(secrets: Secrets, institution: str, table: Table) -> dict[str, bytes]:
-    dealt = [
-        share_secret(secret, threshold=table.threshold, num_shares=len(table.sites))
-        for secret in (secrets.masking_key, *secrets.seeds)
-    ]
-    boxes = {}
-    for site, shares in zip(table.sites, zip(*dealt, strict=True), strict=True):
-        pair = (institution, site)
-        commitments = b"".join(table.commitments(pair, shares))
-        agreed = agree(secrets.sharing_key, table.advert(site).sharing_key)
-        key, associated = _box(agreed, table, pair, commitments)
-        boxes[site] = join([commitments, seal(key, b"".join(shares), associated)])
-    return boxes
-
-
-def _open(secrets: Secrets, table: Table, pair: tuple[str, str], box: bytes) -> bytes:
-    try:
-        parts = split(box)
-    except ValueError as error:
-        raise ProtocolError("ciphertext", "a sealed share is malformed") from error
-    if len(parts) != _PARTS:
-        raise ProtocolError("ciphertext", "a sealed share is malformed")
-    agreed = agree(secrets.sharing_key, table.advert(pair[0]).sharing_key)
-    key, associated = _box(agreed, table, pair, parts[0])
-    held = unseal(key, parts[1], associated)
-    shares = [held[start : start + SECRET_BYTES] for start in range(0, len(held), SECRET_BYTES)]
-    if len(held) != SECRET_BYTES * len(table.secrets_of(pair[0])):
-        raise ProtocolError("share", "a peer dealt shares of another number of secrets than it advertised")
-    if b"".join(table.commitments(pair, shares)) != parts[0]:
-        raise ProtocolError("share", "a peer dealt shares that it did not commit to")
-    return held
-
-
-def _box(agreed: bytes, table: Table, pair: tuple[str, str], commitments: bytes) -> tuple[bytes, bytes]:
-    """The key and the associated data of the box from the first site of the pair to the second."""
-    source, destination = (name.encode() for name in pair)
-    associated = join([table.transcript, source, destination, commitments])
-    return derive(agreed, b"shares", table.transcript, source, destination), associated
-
-
-def _share_of(table: Table, dealer: str, item: str, held: bytes) -> bytes:
-    start = table.secrets_of(dealer).index(item) * SECRET_BYTES
-    return held[start : start + SECRET_BYTES]
 
 
 def _check_vectors(own: Advert, vectors: Mapping[str, np.ndarray]) -> None:

@@ -127,4 +127,3 @@ def _roster(sites: tuple[Site, ...], key_path: Path) -> Roster:
     consortium: Identity = load_identity(key_path) if key_path.exists() else create_identity(key_path)
     entries = {site.name: load_identity(site.identity_path).public_key for site in sites}
     return sign_roster(entries, consortium)
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from common.secagg.errors import ProtocolError
 from common.secagg.roster import Roster, threshold_of
@@ -20,7 +21,7 @@ class Table:
     threshold: int
     transcript: bytes
 
-    @property
+    @cached_property
     def sites(self) -> tuple[str, ...]:
         """The institutions that take part, sorted; their shares are numbered in this order, from 1."""
         return tuple(advert.institution for advert in self.adverts)
@@ -30,9 +31,13 @@ class Table:
         """All blocks that any site holds, sorted."""
         return tuple(sorted({name for advert in self.adverts for name in advert.block_names}))
 
+    @cached_property
+    def _by_site(self) -> dict[str, Advert]:
+        return {advert.institution: advert for advert in self.adverts}
+
     def advert(self, site: str) -> Advert:
         """One site's advert."""
-        return self.adverts[self.sites.index(site)]
+        return self._by_site[site]
 
     def holders(self, block: str, among: Collection[str]) -> tuple[str, ...]:
         """The sites among these that hold a block, sorted."""

@@ -132,5 +132,3 @@ def test_own_statistics_of_a_site_are_noised_and_charged(tmp_path: Path) -> None
     _, record, _ = run_toy(tmp_path, root, "audit.attributes=[]", "rounds=1")
     charges = [charge for cohort in record.sites[0].cohorts for charge in cohort.charges]
     assert [charge.ran for charge in charges if charge.purpose == "normalisation"] == [1]
-
-
