@@ -24,9 +24,22 @@ def from_records(records: RecordDict) -> Request | Reply:
     Raises:
         ValueError: the records hold no message of this protocol.
     """
+    return unpack(_body_of(records).numpy().tobytes())
+
+
+def size_of(records: RecordDict) -> int:
+    """Count the bytes of a message, without decoding any of it.
+
+    Raises:
+        ValueError: the records hold no message of this protocol.
+    """
+    return len(_body_of(records).data)
+
+
+def _body_of(records: RecordDict) -> Array:
     if set(records) != {_RECORD} or not isinstance(records[_RECORD], ArrayRecord):
         raise ValueError("these records hold no message of this protocol")
     body = records[_RECORD].get(_BODY)
     if not isinstance(body, Array) or len(records[_RECORD]) != 1:
         raise ValueError("these records hold no message of this protocol")
-    return unpack(body.numpy().tobytes())
+    return body

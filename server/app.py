@@ -15,7 +15,7 @@ from common.compose import validate
 from common.messages import Reply, Request
 from common.privacy.plan import PrivacyPlan
 from common.secagg.roster import Roster
-from common.wire import from_records, to_records
+from common.wire import from_records, size_of, to_records
 from server.link import Failure
 from server.loop import Settings, run_federation
 
@@ -59,29 +59,41 @@ class GridLink:
         """Ids of the nodes that can be reached now, sorted."""
         return tuple(sorted(self._grid.get_node_ids()))
 
-    def ask(self, requests: Mapping[int, Request], *, group: str) -> Iterator[tuple[int, Reply | Failure]]:
-        """Send one request to each node; a node that stays silent past the timeout is a failure."""
-        messages = [
-            self._grid.create_message(to_records(requests[node]), "query", node, group) for node in sorted(requests)
-        ]
-        waiting = dict(zip(self._grid.push_messages(messages), sorted(requests), strict=True))
+    def ask(
+        self, requests: Mapping[int, Request], *, group: str, largest_bytes: int
+    ) -> Iterator[tuple[int, Reply | Failure]]:
+        """Send one request to each node; a node that stays silent past the timeout is a failure.
+
+        Replies are pulled one by one: a grid gives all that it has at once, and that many vectors would be in memory.
+        What comes later than the timeout is never pulled, and no later stage waits for its number.
+        """
+        nodes = sorted(requests)
+        # One form for all who are asked the same: a model is not copied once for each site.
+        records = {id(request): to_records(request) for request in {id(r): r for r in requests.values()}.values()}
+        messages = [self._grid.create_message(records[id(requests[node])], "query", node, group) for node in nodes]
+        waiting = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
+        del messages, records
         deadline = time.monotonic() + self._timeout_seconds
         while waiting and time.monotonic() < deadline:
-            arrived = list(self._grid.pull_messages(list(waiting)))
-            for message in arrived:
-                node = waiting.pop(message.metadata.reply_to_message_id, None)
-                if node is not None:
-                    yield node, _reply_of(message)
+            arrived = False
+            for name in list(waiting):
+                for message in self._grid.pull_messages([name]):
+                    node = waiting.pop(message.metadata.reply_to_message_id, None)
+                    if node is not None:
+                        arrived = True
+                        yield node, _reply_of(message, largest_bytes)
             if not arrived:
                 time.sleep(_POLL_SECONDS)
         for node in waiting.values():
             yield node, Failure("silent")
 
 
-def _reply_of(message: Message) -> Reply | Failure:
+def _reply_of(message: Message, largest_bytes: int) -> Reply | Failure:
     if message.has_error():
         return Failure("unreachable")
     try:
+        if size_of(message.content) > largest_bytes:
+            return Failure("oversized")
         return from_records(message.content)  # type: ignore[return-value]  # checked by kind where it is used
     except ValueError:
         return Failure("malformed")

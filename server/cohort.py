@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.messages import Enrol, Enrolled, Refusal, Settle, Settled
-from server.link import Failure, Link
+from server.link import SMALL_REPLY_BYTES, Failure, Link
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def enrol(link: Link, request: Enrol) -> tuple[Member, ...]:
         RunRefused: a site refused or gave no answer, no site is there, or two nodes speak for one institution.
     """
     members, codes = [], []
-    for node, reply in link.ask(dict.fromkeys(link.nodes(), request), group="enrol"):
+    for node, reply in link.ask(dict.fromkeys(link.nodes(), request), group="enrol", largest_bytes=SMALL_REPLY_BYTES):
         match reply:
             case Enrolled(institution, modalities):
                 members.append(Member(node, institution, tuple(modalities)))
@@ -55,5 +55,5 @@ def enrol(link: Link, request: Enrol) -> tuple[Member, ...]:
 def settle(link: Link, members: Sequence[Member], run: str) -> dict[str, bytes]:
     """Tell the sites that the run is over, so that they refund steps that never ran; collect their ledgers' heads."""
     names = {member.node: member.institution for member in members}
-    replies = link.ask(dict.fromkeys(names, Settle(run=run)), group="settle")
+    replies = link.ask(dict.fromkeys(names, Settle(run=run)), group="settle", largest_bytes=SMALL_REPLY_BYTES)
     return {names[node]: reply.head for node, reply in replies if isinstance(reply, Settled)}

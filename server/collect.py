@@ -14,9 +14,6 @@ from common.messages import (
     Masked,
     MaskRequest,
     Plain,
-    Refusal,
-    Reply,
-    Request,
     Revealed,
     RevealRequest,
     ShareRequest,
@@ -26,11 +23,12 @@ from common.messages import (
 from common.releases import TableRelease
 from common.secagg.encoding import bits_for, decode_counts, decode_sum
 from common.secagg.roster import Roster, threshold_of
+from server.accumulate import Accumulator
 from server.aggregate import BlockSum
+from server.channel import Channel
 from server.cohort import Member
-from server.link import Failure, Link
+from server.link import Link
 from server.unmask import (
-    Accumulator,
     RoundAborted,
     Routing,
     Survivors,
@@ -39,7 +37,10 @@ from server.unmask import (
     open_round,
     route_shares,
     unmask,
+    wrong_shares,
 )
+
+_PLAIN_BYTES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class Collected:
-    """The sums of one request: real blocks, integer tables, who is in them, and who was asked and is not."""
+    """The sums of one request: real blocks, integer tables, who is in them, and who was asked and is not.
+
+    `lost` says of whoever fell out, or sent what it must not, at which reply and why, in fixed words.
+    """
 
     sums: dict[str, BlockSum]
     tables: dict[str, np.ndarray]
     sites: tuple[str, ...]
     dropped: tuple[str, ...]
+    lost: Mapping[str, str] = field(default_factory=dict)
     singles: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
 
@@ -72,38 +77,20 @@ def collect(link: Link, members: Sequence[Member], task: Task, rules: Rules) -> 
     """
     table = rules.tables.get(task.purpose)
     smallest = rules.k_min if table is None else max(rules.k_min, threshold_of(len(rules.roster.entries)))
-    channel = _Channel(link, {member.institution: member.node for member in members}, task)
-    found = _masked(channel, rules, smallest) if rules.masked else _plain(channel, smallest)
+    channel = Channel(link, {member.institution: member.node for member in members}, task)
+    try:
+        found = _masked(channel, rules, smallest) if rules.masked else _plain(channel, smallest)
+    except RoundAborted as aborted:
+        raise RoundAborted(aborted.reason, aborted.culprits, channel.lost) from aborted
     if table is not None and (set(found.tables) != {task.purpose} or found.tables[task.purpose].size != table.length):
         raise RoundAborted("table")
     return found
 
 
-@dataclass(frozen=True)
-class _Channel:
-    """The members of one sum, by institution."""
-
-    link: Link
-    nodes: dict[str, int]
-    task: Task
-
-    def ask(self, requests: Mapping[str, Request]) -> list[tuple[str, Reply]]:
-        """Send a request to each institution; those that fail are simply not among the answers."""
-        names = {self.nodes[name]: name for name in requests}
-        group = f"{self.task.purpose}-{self.task.round}"
-        replies = self.link.ask({self.nodes[name]: request for name, request in requests.items()}, group=group)
-        return [(names[node], reply) for node, reply in replies if not isinstance(reply, Failure | Refusal)]
-
-    def dropped(self, sites: Sequence[str]) -> tuple[str, ...]:
-        """Who was asked and is not in the sum."""
-        return tuple(sorted(set(self.nodes) - set(sites)))
-
-
-def _plain(channel: _Channel, smallest: int) -> Collected:
-    replies = channel.ask(dict.fromkeys(channel.nodes, channel.task))
-    found = {
-        name: reply.vectors for name, reply in sorted(replies) if isinstance(reply, Plain) and reply.institution == name
-    }
+def _plain(channel: Channel, smallest: int) -> Collected:
+    """No secure aggregation: all vectors side by side, added in the order of names, so that a repeat is bit for bit."""
+    replies = channel.ask(dict.fromkeys(channel.nodes, channel.task), Plain, largest_bytes=_PLAIN_BYTES)
+    found = {name: reply.vectors for name, reply in sorted(replies) if reply.institution == name}
     if len(found) < smallest:
         raise RoundAborted("plain", channel.dropped(tuple(found)))
     blocks = sorted({block for vectors in found.values() for block in vectors})
@@ -116,43 +103,47 @@ def _plain(channel: _Channel, smallest: int) -> Collected:
         else:
             sums[block] = BlockSum(total[:-1], float(total[-1]), holders)
             singles[block] = [found[name][block][:-1] / found[name][block][-1] for name in holders]
-    return Collected(sums, tables, tuple(found), channel.dropped(tuple(found)), singles)
+    return Collected(sums, tables, tuple(found), channel.dropped(tuple(found)), channel.lost, singles)
 
 
-def _masked(channel: _Channel, rules: Rules, smallest: int) -> Collected:
+def _masked(channel: Channel, rules: Rules, smallest: int) -> Collected:
+    num_sites = len(rules.roster.entries)
+    bits = bits_for(num_sites)  # before anybody is asked: a sum that could wrap is not begun
     survivors, accumulator = _to_survivors(channel, rules, smallest)
     reveals = _reveals(channel, survivors)
+    for name, code in wrong_shares(survivors, reveals).items():
+        channel.lose(name, "Revealed", code)
     sums: dict[str, BlockSum] = {}
     tables: dict[str, np.ndarray] = {}
-    num_sites = len(rules.roster.entries)
     for block, (total, cohort) in unmask(survivors, accumulator, reveals).items():
         if block in rules.tables:
             tables[block] = decode_counts(total)
             continue
-        reals = decode_sum(total, bound=rules.bound, bits=bits_for(num_sites), num_sites=num_sites)
+        reals = decode_sum(total, bound=rules.bound, bits=bits, num_sites=num_sites)
         sums[block] = BlockSum(reals[:-1], float(reals[-1]), cohort)
-    return Collected(sums, tables, survivors.sites, channel.dropped(survivors.sites))
+    return Collected(sums, tables, survivors.sites, channel.dropped(survivors.sites), channel.lost)
 
 
-def _to_survivors(channel: _Channel, rules: Rules, smallest: int) -> tuple[Survivors, Accumulator]:
-    """Stages 0 to 2: adverts, shares, masked vectors, each added as it arrives."""
+def _to_survivors(channel: Channel, rules: Rules, smallest: int) -> tuple[Survivors, Accumulator]:
+    """Stages 0 to 2: adverts, shares, masked vectors, each added as it arrives and dropped before the next one."""
     task = channel.task
-    replies = channel.ask(dict.fromkeys(channel.nodes, task))
-    adverts = {name: reply.advert for name, reply in replies if isinstance(reply, Advert)}
+    adverts = {name: reply.advert for name, reply in channel.ask(dict.fromkeys(channel.nodes, task), Advert)}
     view = open_round(adverts, rules.roster, smallest)
+    channel.lose_all("Advert", view.left_out)
     if len(view.sites) < threshold_of(len(rules.roster.entries)):
         raise RoundAborted("adverts")  # the sites would refuse: too few of the roster take part
     request = ShareRequest(task.run, task.round, task.purpose, view.threshold, list(view.adverts))
     boxes, signatures = {}, {}
-    for name, reply in channel.ask(dict.fromkeys(view.sites, request)):
-        if isinstance(reply, Shares) and len(reply.peers) == len(reply.ciphertexts):
-            boxes[name] = dict(zip(reply.peers, reply.ciphertexts, strict=True))
-            signatures[name] = reply.signature
+    for name, shares in channel.ask(dict.fromkeys(view.sites, request), Shares):
+        boxes[name] = dict(zip(shares.peers, shares.ciphertexts, strict=False))
+        signatures[name] = shares.signature
     routing = route_shares(view, boxes, signatures)
+    channel.lose_all("Shares", routing.left_out)
     accumulator = Accumulator(routing)
-    for name, reply in channel.ask({name: _mask_request(task, routing, name) for name in routing.senders}):
-        if isinstance(reply, Masked):
-            accumulator.add(name, reply.vectors)
+    asked = {name: _mask_request(task, routing, name) for name in routing.senders}
+    for name, masked in channel.ask(asked, Masked, largest_bytes=accumulator.largest_bytes):
+        if not accumulator.add(name, masked.vectors):
+            channel.lose(name, "Masked", "not as advertised")
     return close_masking(accumulator), accumulator
 
 
@@ -168,15 +159,12 @@ def _mask_request(task: Task, routing: Routing, name: str) -> MaskRequest:
     )
 
 
-def _reveals(channel: _Channel, survivors: Survivors) -> dict[str, bytes]:
+def _reveals(channel: Channel, survivors: Survivors) -> dict[str, bytes]:
     """Stages 3 and 4: everybody signs the same view, then reveals the shares that fit it."""
     where = (channel.task.run, channel.task.round, channel.task.purpose)
     check = CheckRequest(*where, survivors=list(survivors.sites), blocks=list(survivors.blocks))
-    replies = channel.ask(dict.fromkeys(survivors.sites, check))
-    agreed = collect_agreement(
-        survivors, {name: reply.signature for name, reply in replies if isinstance(reply, Checked)}
-    )
+    signatures = {name: reply.signature for name, reply in channel.ask(dict.fromkeys(survivors.sites, check), Checked)}
+    agreed = collect_agreement(survivors, signatures)
     signers = sorted(agreed)
     reveal = RevealRequest(*where, signers=signers, signatures=[agreed[signer] for signer in signers])
-    answers = channel.ask(dict.fromkeys(survivors.sites, reveal))
-    return {name: reply.shares for name, reply in answers if isinstance(reply, Revealed)}
+    return {name: reply.shares for name, reply in channel.ask(dict.fromkeys(survivors.sites, reveal), Revealed)}

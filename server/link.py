@@ -16,6 +16,9 @@ class Failure:
     reason: str
 
 
+SMALL_REPLY_BYTES = 1 << 20
+
+
 class Link(Protocol):
     """Carries requests to nodes and yields their replies as they arrive."""
 
@@ -23,6 +26,13 @@ class Link(Protocol):
         """Ids of the nodes that can be reached now."""
         ...
 
-    def ask(self, requests: Mapping[int, Request], *, group: str) -> Iterator[tuple[int, Reply | Failure]]:
-        """Send one request to each node and yield one reply or failure for each."""
+    def ask(
+        self, requests: Mapping[int, Request], *, group: str, largest_bytes: int
+    ) -> Iterator[tuple[int, Reply | Failure]]:
+        """Send one request to each node and yield one reply or failure for each, as they arrive.
+
+        Guarantees:
+            one at a time: the next reply is fetched only when the caller asks for it.
+            bounded: a reply of more than `largest_bytes` is a Failure, and is not decoded.
+        """
         ...

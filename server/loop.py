@@ -73,7 +73,8 @@ def run_federation(link: Link, settings: Settings) -> ServerState:
             facts = _facts(collected, update)
         except RoundAborted as aborted:
             state = _advance(state, {}, number, config)
-            facts = {"aborted": str(aborted), "sites": [], "dropped": [member.institution for member in members]}
+            names = [member.institution for member in members]
+            facts = {"aborted": str(aborted), "sites": [], "dropped": names, "lost": dict(aborted.lost)}
         _keep(settings, state, {**facts, "seconds": time.monotonic() - started})
     for purpose in ("evaluation", "audit"):
         state = _release(link, settings, members, state, purpose)
@@ -107,9 +108,8 @@ def _release(
     task = Task(settings.run, 0, purpose, weights, {} if purpose == "normalisation" else _normalisation(state))
     collected = collect(link, members, task, _rules(settings))
     state = state.with_released(purpose, collected.tables[purpose])
-    settings.journal.record(
-        f"released {purpose}", 0, {"sites": list(collected.sites), "cells": collected.tables[purpose].size}
-    )
+    facts = {"sites": list(collected.sites), "lost": dict(collected.lost), "cells": collected.tables[purpose].size}
+    settings.journal.record(f"released {purpose}", 0, facts)
     save_state(state, settings.state_path)
     return state
 
@@ -134,6 +134,7 @@ def _facts(collected: Collected, update: Mapping[str, np.ndarray]) -> dict[str, 
     return {
         "sites": list(collected.sites),
         "dropped": list(collected.dropped),
+        "lost": dict(collected.lost),
         "blocks": {name: list(block.sites) for name, block in collected.sums.items()},
         "update_norm": float(np.sqrt(sum(float(np.sum(np.square(vector))) for vector in update.values()))),
     }

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from common.secagg.errors import ProtocolError
 from common.secagg.roster import Roster, threshold_of
@@ -14,17 +13,24 @@ from common.secagg.table import Table, check_member, read_table
 from common.secagg.transcript import HASH_BYTES, Advert, check_signature, final_transcript, read_advert
 from server.reveal import commitments_in, read_shares, rebuild, take_masks_off
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from server.accumulate import Accumulator
+
 
 class RoundAborted(Exception):
     """Too few sites are left, or a secret cannot be rebuilt: nothing was learnt, nothing is released.
 
-    `reason` is a fixed word; `culprits` names sites that sent what they must not.
+    `reason` is a fixed word; `culprits` names sites that sent what they must not; `lost` says of every site that fell
+    out before at which reply and why.
     """
 
-    def __init__(self, reason: str, culprits: Sequence[str] = ()) -> None:
-        """Keep the reason and the culprits."""
+    def __init__(self, reason: str, culprits: Sequence[str] = (), lost: Mapping[str, str] | None = None) -> None:
+        """Keep the reason, the culprits and the lost."""
         self.reason = reason
         self.culprits = tuple(culprits)
+        self.lost = dict(lost or {})
         super().__init__(reason if not culprits else f"{reason}: {', '.join(culprits)}")
 
 
@@ -80,38 +86,6 @@ class Survivors:
     def items(self) -> tuple[tuple[str, str], ...]:
         """The secrets (dealer, name) of which every survivor reveals its shares, in this order."""
         return self.routing.view.table.revealed_items(self.routing.senders, self.sites, self.blocks)
-
-
-class Accumulator:
-    """The running sums: one vector per block, to which each arriving vector is added and then dropped."""
-
-    def __init__(self, routing: Routing) -> None:
-        """Begin with zeros for every block that a site of the round holds."""
-        table = routing.view.table
-        lengths = {block.name: block.length for advert in table.adverts for block in advert.blocks}
-        self.routing = routing
-        self.totals = {name: np.zeros(length, dtype=np.uint32) for name, length in sorted(lengths.items())}
-        self._added: list[str] = []
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The sites whose vectors are in the sums, sorted."""
-        return tuple(sorted(self._added))
-
-    def add(self, site: str, vectors: Mapping[str, np.ndarray]) -> bool:
-        """Add all vectors of a site, or none: False where they are not what the site advertised, or came before."""
-        if site not in self.routing.senders or site in self._added:
-            return False
-        advert = self.routing.view.table.advert(site)
-        if set(vectors) != set(advert.block_names):
-            return False
-        for block in advert.blocks:
-            if vectors[block.name].dtype != np.uint32 or vectors[block.name].shape != (block.length,):
-                return False
-        for name, vector in vectors.items():
-            np.add(self.totals[name], vector, out=self.totals[name])
-        self._added.append(site)
-        return True
 
 
 def open_round(

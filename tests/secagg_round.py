@@ -14,8 +14,8 @@ import numpy as np
 from client import mask
 from common.secagg.identity import Identity, new_identity
 from common.secagg.roster import Roster, sign_roster
+from server.accumulate import Accumulator
 from server.unmask import (
-    Accumulator,
     RoundView,
     Routing,
     Survivors,

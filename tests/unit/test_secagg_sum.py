@@ -7,7 +7,8 @@ import pytest
 
 from common.secagg.keystream import CHUNK_BYTES
 from common.secagg.transcript import read_advert
-from server.unmask import Accumulator, RoundAborted
+from server.accumulate import Accumulator
+from server.unmask import RoundAborted
 from tests.secagg_round import Message, Script, Trace, Vectors, consortium_of, plain_sum, secure_sum
 
 CHUNK_WORDS = CHUNK_BYTES // 4
