@@ -152,7 +152,8 @@ def _training(work: Work) -> Contribution:
     held = held_shared_blocks(work, tuple(update))
     save_personal(work.site, work.task, model, config.federation.personal)
     # A site's true size is not for others: under DP every site weighs 1, and its size acts through its clipped sum.
-    weight = 1.0 if plan is not None else len(work.data().subjects_of("train")) / config.privacy.declared_subjects
+    size = len(work.data().subjects_of("train")) / config.privacy.declared_subjects
+    weight = 1.0 if plan is not None else min(size, config.secagg.bound)  # the last coordinate, cut like the others
     return Contribution(reals={block: update[block] for block in held}, weight=weight)
 
 

@@ -17,7 +17,10 @@ from common.messages import Enrol
 from common.privacy.plan import CountRelease, PrivacyPlan
 from common.releases import schema_of, tables_of
 from common.secagg.identity import load_identity
+from common.secagg.layout import join
 from common.secagg.roster import Roster
+
+_LAYOUT = b"fedmosaic/agreement/1"
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def parse_request(request: Enrol) -> Agreement:
         raise Refused("malformed", "the run's configuration has no schema")
     if (plan is None) != (config.privacy.kind == "none"):
         raise Refused("plan", "the plan and privacy.kind contradict each other")
-    digest = hashlib.sha256(f"{request.config}\n{request.plan}".encode()).digest()
+    digest = hashlib.sha256(join([_LAYOUT, request.config.encode(), request.plan.encode()])).digest()
     return Agreement(request.run, config, plan, digest)
 
 

@@ -7,7 +7,6 @@ gets the same bytes without a second charge.
 
 from __future__ import annotations
 
-import hashlib
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from client.contribute import Contribution, Work, contribute, draw_own_sums, own
 from client.enrolment import Agreement, agree, agreement_of, open_ledger
 from client.policy import Refused, read_policy
 from client.site import Site
-from client.stages import Stages
+from client.stages import Stages, erase_drafts
 from common.messages import (
     Advert,
     Checked,
@@ -102,7 +101,7 @@ def _compute(work: Work, stages: Stages, *, num_sites: int) -> Reply:
         return Plain(institution=site.name, vectors=_with_weight(contribution))
     vectors = _encode(work, contribution, num_sites=num_sites)
     # The whole request is bound into the session: sites that were asked for different things have no sum in common.
-    asked = hashlib.sha256(pack(request)).digest()
+    asked = request.digest()
     state, advert = mask.advertise(
         mask.Session(request.run, request.round, request.purpose, asked, work.agreement.plan_hash),
         load_identity(site.identity_path),
@@ -203,6 +202,7 @@ def _reveal(site: Site, request: RevealRequest) -> Reply:
 
 def _settle(site: Site, request: Settle) -> Reply:
     agreement = agreement_of(site, request.run)
+    erase_drafts(site.run_folder(request.run))
     for folder in site.run_folder(request.run).iterdir():
         if folder.is_dir():
             Stages(folder).erase()
@@ -256,7 +256,8 @@ def _encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[s
         draws = uniforms[start : start + vector.size]
         encoded[name] = encode_floats(vector, bound=bound, bits=bits, uniforms=draws)
         start += vector.size
-    return {**encoded, **{name: encode_counts(table) for name, table in contribution.counts.items()}}
+    counts = {name: encode_counts(table, num_sites=num_sites) for name, table in contribution.counts.items()}
+    return {**encoded, **counts}
 
 
 # By stage, the secrets that nobody needs once its answer is on disk.

@@ -37,6 +37,7 @@ class Stages:
         """
         digest = hashlib.sha256(request).digest()
         with self._alone():
+            erase_drafts(self.folder)
             entry = self._path(stage, "entry")
             if not entry.exists():
                 write_durably(entry, digest + compute())
@@ -88,15 +89,16 @@ class Stages:
         return path.read_bytes()
 
     def erase(self) -> None:
-        """Erase the secrets; the entries stay."""
-        self.drop(*(path.stem for path in self.folder.glob("*.secret")))
+        """Erase the secrets, and what a killed process left of them; the entries stay."""
+        with self._alone():
+            erase_drafts(self.folder)
+            self.drop(*(path.stem for path in self.folder.glob("*.secret")))
 
     def drop(self, *names: str) -> None:
         """Erase some secrets, where they are there."""
         for path in (self._path(name, "secret") for name in names):
             if path.exists():
-                path.write_bytes(b"\0" * path.stat().st_size)
-                path.unlink()
+                _erase(path)
 
     def _path(self, name: str, kind: str) -> Path:
         return self.folder / f"{name}.{kind}"
@@ -112,13 +114,30 @@ class Stages:
             os.close(handle)
 
 
+def erase_drafts(folder: Path) -> None:
+    """Erase what `write_durably` left half done in a folder where its process was killed; nobody else may be writing."""
+    for path in folder.glob(".*.draft"):
+        _erase(path)
+
+
+def _erase(path: Path) -> None:
+    """Overwrite a file where it lies, durably, and remove it; a disk that remaps its blocks may still hold the old."""
+    facts = path.stat()
+    if facts.st_nlink == 1:  # a draft that has its name already is the file itself
+        with path.open("r+b") as file:
+            file.write(b"\0" * facts.st_size)
+            file.flush()
+            os.fsync(file.fileno())
+    path.unlink()
+
+
 def write_durably(path: Path, body: bytes) -> None:
     """Write a new file, whole or not at all, and survive a crash right after.
 
     Raises:
         FileExistsError: the file is there already.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -7,6 +7,7 @@ the arrays as they are, the rest as JSON in the header. Nothing in it can run co
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -15,7 +16,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from common.secagg.layout import join, write_number
+
 Arrays = dict[str, np.ndarray]
+_TASK_LAYOUT = b"fedmosaic/task/1"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,19 @@ class Task:
     purpose: str
     weights: Arrays = field(default_factory=dict)
     normalisation: Arrays = field(default_factory=dict)
+
+    def digest(self) -> bytes:
+        """Hash the whole request in one fixed layout; sites sign this, so that all were asked for the same.
+
+        The layout: a version, run, round, purpose; then weights and normalisation, each the names in order with every
+        array's type, shape and little-endian bytes.
+        """
+        arrays = (
+            join(part for name in sorted(group) for part in (name.encode(), *_array_fields(group[name])))
+            for group in (self.weights, self.normalisation)
+        )
+        head = (_TASK_LAYOUT, self.run.encode(), write_number(self.round), self.purpose.encode())
+        return hashlib.sha256(join([*head, *arrays])).digest()
 
 
 @dataclass(frozen=True)
@@ -212,6 +229,12 @@ def unpack(body: bytes) -> Request | Reply:
     if plain:
         raise ValueError(f"{kind.__name__} has no field called {sorted(plain)[0]}")
     return kind(**values)
+
+
+def _array_fields(array: np.ndarray) -> tuple[bytes, bytes, bytes]:
+    """Type, shape and bytes of an array, the same on every machine."""
+    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return plain.dtype.str.encode(), join(write_number(size) for size in plain.shape), plain.tobytes()
 
 
 def _to_json(value: object) -> object:

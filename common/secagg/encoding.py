@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 RING_BITS = 32
-MAX_SITES = 128
 _MIN_BITS = 8
 _ROUNDING_SLACK = 1e-6  # a bound that went through float32 may be off by this much, relatively
 
@@ -73,7 +72,7 @@ def decode_sum(total: np.ndarray, *, bound: float, bits: int, num_sites: int) ->
     return _signed(total).astype(np.float64) * (bound / _largest(bits))
 
 
-def encode_counts(counts: np.ndarray, *, num_sites: int = MAX_SITES) -> np.ndarray:
+def encode_counts(counts: np.ndarray, *, num_sites: int) -> np.ndarray:
     """Write signed integers as uint32 in two's complement, where the sum over `num_sites` sites cannot wrap.
 
     Raises:

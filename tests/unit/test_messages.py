@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,3 +66,32 @@ def test_an_unknown_field_is_refused() -> None:
     body = pack(Enrol("run", "{}", "null")).replace(b'\\"plan\\"', b'\\"plam\\"')
     with pytest.raises(ValueError, match="plan is missing"):
         unpack(body)
+
+
+TASK = Task("run", 1, "training", {"a": np.arange(4, dtype=np.float32), "b": np.zeros(2, dtype=np.float32)}, {})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(TASK, run="run2"),
+        replace(TASK, round=2),
+        replace(TASK, purpose="audit"),
+        replace(TASK, weights={}, normalisation=TASK.weights),
+        replace(TASK, weights={"a": TASK.weights["a"]}),
+        replace(TASK, weights={"a": TASK.weights["b"], "b": TASK.weights["a"]}),
+        replace(TASK, weights={**TASK.weights, "a": TASK.weights["a"].reshape(2, 2)}),
+        replace(TASK, weights={**TASK.weights, "a": TASK.weights["a"].view(np.int32)}),
+        replace(TASK, weights={**TASK.weights, "a": np.nextafter(TASK.weights["a"], np.float32(9))}),
+    ],
+)
+def test_any_other_request_has_another_digest(other: Task) -> None:
+    assert other.digest() != TASK.digest()
+
+
+def test_a_request_that_went_over_the_wire_has_the_same_digest() -> None:
+    arrived = unpack(pack(TASK))
+    assert isinstance(arrived, Task)
+    assert arrived.digest() == TASK.digest()
+    swapped = replace(TASK, weights=dict(reversed(TASK.weights.items())))
+    assert swapped.digest() == TASK.digest()

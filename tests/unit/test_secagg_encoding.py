@@ -96,7 +96,7 @@ def test_the_largest_counts_of_all_sites_do_not_wrap(num_sites: int, sign: int) 
 
 def test_counts_that_are_no_integers_are_refused() -> None:
     with pytest.raises(ValueError, match="integers"):
-        encode_counts(np.array([1.0]))
+        encode_counts(np.array([1.0]), num_sites=3)
 
 
 def test_only_uint32_is_decoded() -> None:
