@@ -115,7 +115,7 @@ class Stages:
 
 
 def erase_drafts(folder: Path) -> None:
-    """Erase what `write_durably` left half done in a folder where its process was killed; nobody else may be writing."""
+    """Erase what `write_durably` left half done where its process was killed; nobody else may be writing there."""
     for path in folder.glob(".*.draft"):
         _erase(path)
 

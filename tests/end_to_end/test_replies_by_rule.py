@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +47,7 @@ class _Twisting(InProcessGrid):
         return replies
 
 
-def run_twisted(place: Path, timeout_seconds: float = 60, **traits: Any) -> tuple[Prepared, ServerState, _Twisting]:
+def run_twisted(place: Path, timeout_seconds: float = 60, **traits: object) -> tuple[Prepared, ServerState, _Twisting]:
     prepared = prepare_toy(place, *OVERRIDES)
     grid = _Twisting(prepared.sites)
     for name, value in traits.items():
