@@ -12,6 +12,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from torch import nn
 
+from client.arithmetic import rows_at_once
 from client.enrolment import Agreement
 from client.evaluate import count_table
 from client.personal import load_personal, save_personal
@@ -74,6 +75,10 @@ class Work:
                 size
             )
         return self.noise().uniform("rounding", size)
+
+    def rows_at_once(self) -> int:
+        """How many rows this machine may compute together; as many as it likes where nothing is promised."""
+        return 0 if self.agreement.plan is None else rows_at_once(self.agreement.config.model_dump_json())
 
     def data(self) -> SiteData:
         """The site's records; refused where delta is no longer small against the number of subjects."""
@@ -141,6 +146,7 @@ def local_training(work: Work) -> LocalTraining:
         site=work.site.name,
         round=work.task.round,
         plan=work.agreement.plan,
+        rows=work.rows_at_once(),
     )
 
 
@@ -193,7 +199,7 @@ def own_sums_path(site: Site, run: str) -> Path:
 
 def _count_subjects(work: Work) -> Contribution:
     layout = table_layout(work.agreement.config, work.task.purpose)
-    return _noised_table(work, count_table(work.model(), work.batch("test"), layout))
+    return _noised_table(work, count_table(work.model(), work.batch("test"), layout, rows=work.rows_at_once()))
 
 
 def _noised_table(work: Work, table: np.ndarray) -> Contribution:

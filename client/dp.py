@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.data.batch import Batch, take
+from common.data.batch import NOBODY, Batch, parts_of, take
 from common.models.loss import per_example_loss
 from common.privacy.opacus_parts import load_opacus_package
 
@@ -23,7 +23,7 @@ from common.privacy.opacus_parts import load_opacus_package
 # which drops keyword arguments and takes whole sub-trees: we refuse instead.
 COVERED = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d)
 _ROW_GRADIENTS_IN_MEMORY = 1 << 25  # numbers: 128 MiB as float32, twice that again while they are clipped
-_FEWEST_PHYSICAL_ROWS, _MOST_PHYSICAL_ROWS = 8, 2048
+_FEWEST_ROWS, _MOST_ROWS = 16, 128
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,15 @@ class ClippedSum:
 
 @dataclass(frozen=True)
 class Clipping:
-    """What a subject's gradient is of, and how far it may reach."""
+    """What a subject's gradient is of, how far it may reach, and how many rows go through the model together.
+
+    `rows` of 0 is as many as `part_rows` gives.
+    """
 
     task: str
     auxiliary_weight: float
     clip_norm: float
+    rows: int = 0
 
 
 @contextmanager
@@ -86,8 +90,9 @@ def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSu
         clipping: task, auxiliary weight and clip norm.
 
     Guarantees:
-        bounded: adding or removing one subject, with all its rows, moves the sum by at most clip_norm in L2 norm (up to
-            float32 rounding of the per-row gradients, about 1e-6 of it).
+        bounded: adding or removing one subject, with all its rows, moves the sum by at most clip_norm in L2 norm. Rows
+            go through the model in parts of one fixed shape, so that it moves no other row's gradient, not by a
+            rounding error either; what is left is rounding in float64, about 1e-15 of the sum.
         finite: a subject whose gradient is not finite contributes zero, and nobody else's contribution changes.
         empty: a batch without rows gives zeros.
 
@@ -99,12 +104,11 @@ def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSu
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     size = sum(parameter.numel() for parameter in trainable.values())
     total, nonfinite = torch.zeros(size, dtype=torch.float64), 0
-    for part in physical_batches(batch, most_rows=_ROW_GRADIENTS_IN_MEMORY // max(1, size)):
-        means = _mean_by_subject(_per_row(model, part, clipping), part.subjects)
+    for means in _mean_gradients(model, batch, clipping, rows=clipping.rows or part_rows(size)):
         norm = torch.linalg.vector_norm(means, dim=1)
         finite = torch.isfinite(norm)
         if not bool(finite.all()):
-            means = torch.where(finite.unsqueeze(1), means, 0.0)  # 0 * inf would be NaN
+            means = torch.where(finite.unsqueeze(1), means, 0.0)  # noqa: PLW2901  (0 * inf would be NaN)
         total += torch.where(finite, (clipping.clip_norm / norm).clamp(max=1.0), 0.0) @ means
         nonfinite += int((~finite).sum())
     lengths = [parameter.numel() for parameter in trainable.values()]
@@ -112,22 +116,13 @@ def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSu
     return ClippedSum({name: part.view_as(parameter) for (name, parameter), part in parts}, nonfinite)
 
 
-def physical_batches(batch: Batch, *, most_rows: int) -> Iterator[Batch]:
-    """Divide a batch into parts of about `most_rows` rows, every subject whole; no rows, no parts."""
-    limit = min(max(most_rows, _FEWEST_PHYSICAL_ROWS), _MOST_PHYSICAL_ROWS)
-    if len(batch) <= limit:
-        if len(batch):
-            yield batch
-        return
-    order = torch.argsort(batch.subjects, stable=True)
-    _, counts = torch.unique_consecutive(batch.subjects[order], return_counts=True)
-    start = stop = 0
-    for count in counts.tolist():
-        if stop > start and stop + count - start > limit:
-            yield take(batch, order[start:stop])
-            start = stop
-        stop += count
-    yield take(batch, order[start:stop])
+def part_rows(num_coordinates: int) -> int:
+    """Count the rows that go through the model at once: a power of two that depends on the model's size and no record.
+
+    `num_coordinates` is the number of trainable parameters.
+    """
+    limit = _ROW_GRADIENTS_IN_MEMORY // max(1, num_coordinates)
+    return min(max(1 << max(limit, 1).bit_length() - 1, _FEWEST_ROWS), _MOST_ROWS)
 
 
 def refuse_uncovered(model: nn.Module) -> None:
@@ -147,7 +142,7 @@ def refuse_uncovered(model: nn.Module) -> None:
             )
 
 
-def _per_row(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
+def row_gradients(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
     """Per-row gradients of the summed loss: float32 [row, coordinate], all trainable parameters side by side."""
     with warnings.catch_warnings():
         # The hooks of a first layer fire without gradients of its input; Opacus needs none.
@@ -168,10 +163,25 @@ def _per_row(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def _mean_by_subject(rows: Tensor, subjects: Tensor) -> Tensor:
-    """Average [row, coordinate] over each subject's rows: float64 [subject, coordinate]."""
-    _, place, counts = torch.unique(subjects, return_inverse=True, return_counts=True)
-    if len(counts) == len(subjects):
-        return rows.double()
-    total = torch.zeros(len(counts), rows.shape[1], dtype=torch.float64)
-    return torch.div(total.index_add_(0, place, rows.double()), counts.unsqueeze(1))
+def _mean_gradients(model: nn.Module, batch: Batch, clipping: Clipping, *, rows: int) -> Iterator[Tensor]:
+    """Average the rows' gradients over each subject's rows: float64 [subject, coordinate], some subjects at a time.
+
+    Rows go through the model in parts of one shape, sorted by subject. A subject whose rows lie in two parts is carried
+    over, and added up in the order of its rows: where the parts end, which others decide, makes no difference.
+    """
+    batch = take(batch, torch.argsort(batch.subjects, stable=True))
+    counts = dict(zip(*(found.tolist() for found in torch.unique(batch.subjects, return_counts=True)), strict=True))
+    carried: Tensor | None = None
+    seen = 0
+    for part in parts_of(batch, rows):
+        gradients = row_gradients(model, part, clipping).double()
+        seen += len(part)
+        subjects, place = torch.unique_consecutive(part.subjects, return_inverse=True)
+        total = torch.zeros(len(subjects), gradients.shape[1], dtype=torch.float64)
+        if carried is not None:
+            total[0] = carried
+        total.index_add_(0, place, gradients)
+        open_ended = seen < len(batch) and bool(batch.subjects[seen] == part.subjects[-1])
+        carried = total[-1].clone() if open_ended else None
+        whole = [subject for subject in subjects.tolist() if subject != NOBODY][: -1 if open_ended else None]
+        yield total[: len(whole)] / torch.tensor([counts[subject] for subject in whole]).unsqueeze(1)

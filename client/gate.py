@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from client import mask
 from client.admission import admit, check_stage
+from client.arithmetic import make_reproducible
 from client.contribute import Contribution, Work, contribute, draw_own_sums, own_sums_path
 from client.enrolment import Agreement, agree, agreement_of, open_ledger
 from client.policy import Refused, read_policy
@@ -51,6 +52,7 @@ from common.secagg.roster import Roster, guaranteed_honest, threshold_of
 
 def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
     """Answer one request. Whatever goes wrong, only a fixed code leaves; the reason goes to the site's own log."""
+    make_reproducible()
     try:
         request = read()
         handler = _HANDLERS.get(type(request))

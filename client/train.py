@@ -27,6 +27,7 @@ class LocalTraining:
         steps: steps of the round; under a plan, the plan's `steps_per_round`.
         batch_subjects: subjects of a step where there is no plan.
         seed, site, round: name the experiment's random stream of this round.
+        rows: rows that go through the model together under a plan; 0: as many as fit.
         plan: sampling, clipping, noise and divisor of every step; None: no privacy.
     """
 
@@ -42,6 +43,7 @@ class LocalTraining:
     site: str
     round: int
     plan: PrivacyPlan | None
+    rows: int = 0
 
 
 def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:
@@ -93,7 +95,7 @@ def _noisy_gradients(
     plan = training.plan
     if plan is None:
         raise ValueError("noisy gradients need a plan")
-    clipping = Clipping(training.task, training.auxiliary_weight, plan.clip_norm)
+    clipping = Clipping(training.task, training.auxiliary_weight, plan.clip_norm, training.rows)
     subjects, subject_of_row = torch.unique(batch.subjects, return_inverse=True)
     for step in range(training.steps):
         # Sampling and dropout come from the noise's own secret stream. From the experiment's seed, which is no secret,

@@ -20,6 +20,8 @@ os.environ |= {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MPLBACKEND": "svg",
+    # As client.arithmetic asks for it: MKL reads it once, and in these processes a test may come before the first site.
+    "MKL_CBWR": "AUTO,STRICT",
 }
 
 # Two shared cores make any deadline a coin toss; what is found is printed so that it can be replayed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,6 +74,43 @@ def hide(batch: Batch, keep: Collection[str]) -> Batch:
     values = {name: value if name in keep else torch.zeros_like(value) for name, value in batch.values.items()}
     mask = {name: seen if name in keep else torch.zeros_like(seen) for name, seen in batch.mask.items()}
     return replace(batch, values=values, mask=mask)
+
+
+NOBODY = -1
+"""The subject of a row that only fills up a part of fixed shape."""
+
+
+def parts_of(batch: Batch, rows: int) -> Iterator[Batch]:
+    """Cut a batch into parts of exactly `rows` rows each, in order; rows of nobody fill up the last.
+
+    Libraries choose how to compute by the shape of what they get, and sums in another order round otherwise. With one
+    shape for all parts, one row more or less in the batch changes no other row's arithmetic.
+
+    Guarantees:
+        filled by nobody: filling rows lack every modality, label and attribute, and their subject is NOBODY.
+        empty: a batch without rows has no parts.
+    """
+    for start in range(0, len(batch), rows):
+        part = take(batch, torch.arange(start, min(start + rows, len(batch))))
+        yield _filled(part, rows - len(part)) if len(part) < rows else part
+
+
+def _filled(batch: Batch, number: int) -> Batch:
+    def with_rows(tensors: dict[str, Tensor], value: float) -> dict[str, Tensor]:
+        return {name: torch.cat([tensor, _rows(tensor, number, value)]) for name, tensor in tensors.items()}
+
+    return Batch(
+        values=with_rows(batch.values, 0.0),
+        mask=with_rows(batch.mask, 0),
+        seconds=with_rows(batch.seconds, 0.0),
+        labels=with_rows(batch.labels, -1),
+        attributes=with_rows(batch.attributes, -1),
+        subjects=torch.cat([batch.subjects, _rows(batch.subjects, number, NOBODY)]),
+    )
+
+
+def _rows(like: Tensor, number: int, value: float) -> Tensor:
+    return torch.full((number, *like.shape[1:]), value, dtype=like.dtype)
 
 
 def take(batch: Batch, rows: Tensor) -> Batch:

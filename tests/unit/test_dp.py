@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.dp import Clipping, clipped_sum, per_row_gradients, physical_batches
-from common.data.batch import Batch, hide, take
+from client.dp import Clipping, clipped_sum, part_rows, per_row_gradients
+from common.data.batch import NOBODY, Batch, hide, parts_of, take
 from common.models.outputs import Outputs
 from tests.example_models import SCHEMA, TASK, Recipe, model_of, ragged_batch
 from tests.reference_gradients import clipped_vector, one_subject, without
@@ -47,22 +47,20 @@ def test_more_rows_buy_no_influence() -> None:
     assert share.norm() <= CLIPPING.clip_norm * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("most_rows", [8, 11, 40, 10_000])
-def test_physical_batches_hold_whole_subjects_and_every_row_once(most_rows: int) -> None:
-    batch = ragged_batch((3, 1, 9, 2, 4, 1, 20, 2))
-    parts = list(physical_batches(batch, most_rows=most_rows))
-    of_parts = [set(part.subjects.tolist()) for part in parts]
-    assert sum(len(subjects) for subjects in of_parts) == len(set().union(*of_parts)) == 8
-    assert sum(len(part) for part in parts) == len(batch)
-    assert all(len(part) <= most_rows or len(subjects) == 1 for part, subjects in zip(parts, of_parts, strict=True))
+def test_rows_go_through_the_model_in_parts_whose_shape_depends_on_no_record() -> None:
+    for number in (1, 127, 128, 129, 400):
+        parts = list(parts_of(ragged_batch((1,) * number), 128))
+        assert {len(part) for part in parts} == {128}
+        subjects = torch.cat([part.subjects for part in parts])
+        assert len(subjects[subjects != NOBODY]) == number
+    assert [part_rows(size) for size in (10, 300_000, 10_000_000)] == [128, 64, 16]
 
 
-def test_a_batch_too_large_for_memory_gives_the_same_sum() -> None:
-    model, batch = model_of(Recipe(kind="additive")), ragged_batch((2,) * 1500, time=1)
-    assert len(list(physical_batches(batch, most_rows=2048))) > 1
-    half = torch.arange(len(set(batch.subjects.tolist()))) < 700
-    parts = [clipped_vector(model, take(batch, part[batch.subjects]), CLIPPING) for part in (half, ~half)]
-    assert torch.allclose(clipped_vector(model, batch, CLIPPING), parts[0] + parts[1], atol=1e-4)
+@pytest.mark.parametrize("rows", [(2,) * 150, (300, 1, 2), (127, 2, 300, 1), (1, 128, 128, 5)])
+def test_subjects_whose_rows_lie_in_several_parts_are_clipped_once(rows: tuple[int, ...]) -> None:
+    model, batch = model_of(Recipe(kind="additive")), ragged_batch(rows, time=1)
+    alone = torch.stack([one_subject(model, batch, subject, CLIPPING) for subject in range(len(rows))]).sum(dim=0)
+    assert torch.allclose(clipped_vector(model, batch, CLIPPING), alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, -1.0, float("inf"), float("nan")])
@@ -188,7 +186,7 @@ def test_a_model_without_exact_per_row_gradients_is_refused(inner: nn.Module) ->
 @pytest.mark.parametrize("inner", [FirstRowsOnly(FEATURES), SkipsOne(FEATURES)], ids=["sub-batch", "skipped"])
 def test_a_layer_that_did_not_see_every_row_is_an_error(inner: nn.Module) -> None:
     model = Wrapped(inner)
-    with per_row_gradients(model), pytest.raises(ValueError, match=r"per-row gradients of 5 rows were expected"):
+    with per_row_gradients(model), pytest.raises(ValueError, match=r"per-row gradients of 128 rows were expected"):
         clipped_sum(model, ragged_batch((3, 2)), CLIPPING)
 
 

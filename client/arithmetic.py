@@ -1,0 +1,95 @@
+"""Whether this machine computes a row's numbers the same wherever the row stands, and what to do where it does not.
+
+A linear algebra library may sum in another order for another shape, another place in a batch or another address in
+memory. Who chooses the weights can blow such a rounding error up until it is larger than a clip norm or moves a subject
+into another cell of a table, so that one subject's absence shows in another's numbers. Two remedies, and a test on the
+machine itself: parts of one shape (`common.data.batch.parts_of`), the library's reproducible mode, and, where the test
+fails all the same, one row at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from client.dp import Clipping, part_rows, per_row_gradients, row_gradients
+from common.compose import validate
+from common.config import Config
+from common.data.batch import Batch, take
+from common.models.loss import scores
+from common.models.model import build_model
+from common.releases import schema_of
+
+_SPREAD = 10.0
+_SHIFTS = (1, 5, 30)
+
+
+def make_reproducible() -> None:
+    """Ask Intel's MKL, which PyTorch uses on x86, for sums whose order does not depend on addresses or on shapes.
+
+    MKL reads this once, before its first sum; whoever set it already is left alone. Source: oneMKL developer guide,
+    "Conditional numerical reproducibility".
+    """
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
+@lru_cache(maxsize=8)
+def rows_at_once(config: str) -> int:
+    """Give how many rows of a run's model this machine may compute together.
+
+    Args:
+        config: the run's configuration as JSON.
+
+    Guarantees:
+        no record: the answer depends on the machine and the model's shape only; rows and weights are synthetic.
+        one at least: where a row's scores or gradients change with its place, it is computed alone.
+    """
+    parsed = validate(config)
+    model = _model(parsed)
+    rows = part_rows(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
+    clipping = Clipping(parsed.objective.task, parsed.objective.auxiliary_weight, 1.0)
+    batch = _synthetic(parsed, rows)
+    return rows if all(_same_everywhere(found) for found in _numbers(model, batch, clipping)) else 1
+
+
+def _numbers(model: nn.Module, batch: Batch, clipping: Clipping) -> Iterator[list[Tensor]]:
+    """Scores, then gradients, of the same rows at several places, each put back into the first order."""
+    places = [torch.roll(torch.arange(len(batch)), shift) for shift in (0, *_SHIFTS)]
+    model.eval()
+    with torch.inference_mode():
+        yield [scores(model(take(batch, place)))[torch.argsort(place)] for place in places]
+    with per_row_gradients(model):
+        yield [row_gradients(model, take(batch, place), clipping)[torch.argsort(place)] for place in places]
+
+
+def _same_everywhere(found: list[Tensor]) -> bool:
+    bits = [one.contiguous().view(torch.uint8) for one in found]  # as bits: NaN is not equal to itself
+    return all(torch.equal(bits[0], other) for other in bits[1:])
+
+
+def _model(config: Config) -> nn.Module:
+    """A model with no weight at a special place, and large ones."""
+    model = build_model(config, schema_of(config), seed=config.seed)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(_SPREAD * torch.randn(parameter.shape, generator=random))
+    return model
+
+
+def _synthetic(config: Config, rows: int) -> Batch:
+    """Rows of nobody: random values, every other modality of a row missing at random."""
+    schema, random = schema_of(config), torch.Generator().manual_seed(1)
+    values, mask = {}, {}
+    for name, spec in schema.modalities.items():
+        mask[name] = torch.rand(rows, 1, generator=random) < 1 / 2
+        drawn = torch.randn(rows, 1, spec.num_features, generator=random)
+        values[name] = drawn * mask[name].unsqueeze(-1)
+    labels = {name: torch.randint(len(task.classes), (rows,), generator=random) for name, task in schema.tasks.items()}
+    attributes = {name: torch.zeros(rows, dtype=torch.int64) for name in schema.attributes}
+    seconds = {name: torch.zeros(rows, 1) for name in schema.modalities}
+    return Batch(values, mask, seconds, labels, attributes, torch.arange(rows))
