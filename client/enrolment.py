@@ -76,6 +76,8 @@ def agreement_of(site: Site, run: str) -> Agreement:
     Raises:
         Refused: this site never agreed to that run: a site that joins late is not covered by any reservation.
     """
+    if not RUN_NAME.fullmatch(run):
+        raise Refused("malformed", "the run has a name that no run may have")
     path = site.run_folder(run) / "enrolment.json"
     if not path.exists():
         raise Refused("not-enrolled", f"run {run} was never agreed to here")

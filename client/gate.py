@@ -54,7 +54,7 @@ def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
     """Answer one request. Whatever goes wrong, only a fixed code leaves; the reason goes to the site's own log."""
     make_reproducible()
     try:
-        request = read()
+        request = _read(read)
         handler = _HANDLERS.get(type(request))
         if handler is None:
             raise Refused("malformed", f"{type(request).__name__} is no request")
@@ -68,6 +68,20 @@ def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
     except Exception:
         site.log("failed", trace=traceback.format_exc())
         return Refusal("failed")
+
+
+def _read(read: Callable[[], Request | Reply]) -> Request | Reply:
+    try:
+        return read()
+    except ValueError as error:
+        raise Refused("malformed", str(error)) from error
+
+
+def _pairs(names: list[str], bodies: list[bytes]) -> dict[str, bytes]:
+    """Names and what belongs to each, from a server's two lists."""
+    if len(names) != len(bodies) or len(set(names)) != len(names):
+        raise Refused("malformed", f"{len(names)} names, not all different or not one for each of {len(bodies)} parts")
+    return dict(zip(names, bodies, strict=True))
 
 
 def _enrol(site: Site, request: Enrol) -> Reply:
@@ -168,8 +182,8 @@ def _mask(site: Site, request: MaskRequest) -> Reply:
 
     def compute() -> Reply:
         state = mask.SiteRound.from_bytes(stages.kept("shared"))
-        ciphertexts = dict(zip(request.senders, request.ciphertexts, strict=True))
-        signatures = dict(zip(request.signers, request.signatures, strict=True))
+        ciphertexts = _pairs(request.senders, request.ciphertexts)
+        signatures = _pairs(request.signers, request.signatures)
         state, vectors = mask.mask(state, ciphertexts, signatures, dict(load(stages.kept("update"))))
         stages.keep("masked", state.to_bytes())
         return Masked(vectors=vectors)
@@ -194,7 +208,7 @@ def _reveal(site: Site, request: RevealRequest) -> Reply:
 
     def compute() -> Reply:
         state = mask.SiteRound.from_bytes(stages.kept("checked"))
-        signatures = dict(zip(request.signers, request.signatures, strict=True))
+        signatures = _pairs(request.signers, request.signatures)
         return Revealed(shares=mask.reveal(state, signatures))
 
     reply = _once(site, stages, request, compute)

@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 from common.secagg.layout import join, write_number
 
 Arrays = dict[str, np.ndarray]
+_LARGEST_NUMBER = 2**63
 _TASK_LAYOUT = b"fedmosaic/task/1"
 
 
@@ -252,6 +253,8 @@ def _from_json(value: object, kind: str, *, where: str) -> object:
         return [_from_json(item, kind[5:-1], where=where) for item in value]
     if kind == "bytes" and isinstance(value, str):
         return base64.b64decode(value, validate=True)
-    if (kind == "str" and isinstance(value, str)) or (kind == "int" and type(value) is int):
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind == "int" and type(value) is int and 0 <= value < _LARGEST_NUMBER:
         return value
     raise ValueError(f"{where} is not of type {kind}")
