@@ -14,7 +14,8 @@ from common.secagg.keystream import CHUNK_BYTES, keystream
 from common.secagg.layout import join, join_names, split, split_names
 from common.secagg.masks import adds, apply_masks, pair_key, self_key
 from common.secagg.shamir import PRIME, SECRET_BYTES, combine, draw_secret, share_secret, weights_at_zero
-from common.secagg.table import MASKING_KEY, read_table
+from common.secagg.table import read_table
+from common.secagg.transcript import MASKING_KEY
 from tests.secagg_round import Trace, consortium_of, secure_sum
 
 SECRETS = st.integers(0, PRIME - 1).map(lambda number: number.to_bytes(SECRET_BYTES, "big"))
