@@ -53,7 +53,10 @@ class RoundView:
 
 @dataclass(frozen=True)
 class Routing:
-    """Who shared (U2), what each of them gets from the others, and what everybody signed."""
+    """Who shared (U2), what each of them gets from the others, and what everybody signed.
+
+    Memory: one sealed box for each ordered pair of sites; post-quantum 1.7 kB more each, 17 MB at 100 sites.
+    """
 
     view: RoundView
     senders: tuple[str, ...]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from client import mask
-from common.secagg.edge import ENVELOPE_BYTES
+from common.secagg.edge import ENVELOPE_BYTES, Edge
 from common.secagg.hybrid import CIPHERTEXT_BYTES
 from common.secagg.keys import derive
 from common.secagg.layout import join, split
-from common.secagg.pairs import agreed_by
+from common.secagg.pairs import agreed_by, enclose
 from common.secagg.table import read_table
 from server.unmask import RoundAborted
 from tests.secagg_round import (
@@ -114,6 +114,20 @@ def test_no_secret_is_ever_on_the_wire() -> None:
     secure_sum(FOUR, VECTORS, Script(session=POST_QUANTUM, to_server=watch), trace)
     assert len(secrets) == 4 * 2 * 4 + 6
     assert not [secret for secret in secrets if any(secret in message for message in wire)]
+
+
+def test_what_hides_the_secret_of_a_pair_is_never_used_twice() -> None:
+    """The secret itself is the same, as recovery needs; a crash before the answer may enclose it again."""
+    states = [mask.advertise(POST_QUANTUM, FOUR.identities[n], LENGTHS, institution=n, k_min=3)[0] for n in (LOW, HIGH)]
+    edge = Edge(b"t" * 32, *(state.own for state in states))
+    one, other = (enclose(states[0].secrets.masking_key, edge) for _ in range(2))
+    assert len(one) == ENVELOPE_BYTES
+    assert one[:CIPHERTEXT_BYTES] != other[:CIPHERTEXT_BYTES]
+    assert one[CIPHERTEXT_BYTES:][:32] != other[CIPHERTEXT_BYTES:][:32]
+    assert one[-32:] == other[-32:]
+    for envelope in (one, other):
+        agreed = [agreed_by(s.own.institution, s.secrets.masking_key, edge, envelope) for s in states]
+        assert agreed[0] == agreed[1]
 
 
 # A part that was changed on its way.
