@@ -80,9 +80,10 @@ def rebuild(
             secrets[dealer, name] = secret
         else:
             culprits.add(dealer)
-    survivors = sorted({dealer for dealer, name in items if name != MASKING_KEY})
-    agreed, liars = _agreed_with_gone(table, secrets, survivors, inbox)
-    return Unlocked(secrets, agreed), tuple(sorted(culprits | liars))
+    seeds = {item: secret for item, secret in secrets.items() if item[1] != MASKING_KEY}
+    gone = {dealer: secret for (dealer, name), secret in secrets.items() if name == MASKING_KEY}
+    agreed, liars = _agreed_with_gone(table, gone, sorted({site for site, _ in seeds}), inbox)
+    return Unlocked(seeds, agreed), tuple(sorted(culprits | liars))
 
 
 def take_masks_off(total: np.ndarray, table: Table, block: str, cohort: Sequence[str], unlocked: Unlocked) -> None:
@@ -100,12 +101,15 @@ def take_masks_off(total: np.ndarray, table: Table, block: str, cohort: Sequence
 
 
 def _agreed_with_gone(
-    table: Table, secrets: Mapping[Item, bytes], survivors: Sequence[str], inbox: Inbox
+    table: Table, gone: Mapping[str, bytes], survivors: Sequence[str], inbox: Inbox
 ) -> tuple[dict[tuple[str, str], bytes], set[str]]:
-    """What the masks between those that are gone and each survivor were derived from, and who lied about it."""
+    """What the masks between those that are `gone` and each survivor were derived from, and who lied about it.
+
+    Whoever is gone is known by the masking secret, which was checked against the advert: so what does not fit it is
+    the lower-named site's doing, which made the envelope, or the survivor's, whose key is no point.
+    """
     agreed, liars = {}, set()
-    gone = [(dealer, secret) for (dealer, name), secret in secrets.items() if name == MASKING_KEY]
-    for (dealer, secret), site in product(gone, survivors):
+    for (dealer, secret), site in product(gone.items(), survivors):
         edge = table.edge(*sorted((dealer, site)))
         low, high = edge.source.institution, edge.destination.institution
         try:
