@@ -116,6 +116,25 @@ def test_no_secret_is_ever_on_the_wire() -> None:
     assert not [secret for secret in secrets if any(secret in message for message in wire)]
 
 
+def test_a_site_keeps_no_key_of_a_mask_once_it_has_masked() -> None:
+    trace, before, after = Trace(), dict[str, mask.SiteRound](), dict[str, bytes]()
+
+    def watch(stage: str, site: str, message: Message) -> Message:
+        if stage == "mask":
+            before[site] = trace.states[site]
+        if stage == "check":
+            after[site] = trace.states[site].to_bytes()
+        return message
+
+    secure_sum(FOUR, VECTORS, Script(session=POST_QUANTUM, to_site=watch), trace)
+    for site, state in before.items():
+        higher = [state.table.edge(site, peer) for peer in FOUR.names if peer > site]
+        pairs = [agreed_by(site, state.secrets.masking_key, edge, None) for edge in higher]
+        for secret in (state.secrets.masking_key, state.secrets.sharing_key, *state.secrets.seeds, *pairs):
+            assert secret not in after[site]
+        assert state.secrets.masking_key in state.to_bytes()
+
+
 def test_what_hides_the_secret_of_a_pair_is_never_used_twice() -> None:
     """The secret itself is the same, as recovery needs; a crash before the answer may enclose it again."""
     states = [mask.advertise(POST_QUANTUM, FOUR.identities[n], LENGTHS, institution=n, k_min=3)[0] for n in (LOW, HIGH)]
