@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from client.site_round import Secrets
+from common.secagg.edge import Box, Edge, read_box
 from common.secagg.errors import ProtocolError
-from common.secagg.keys import agree, derive, seal, unseal
-from common.secagg.layout import join, split
+from common.secagg.hybrid import receive, send
+from common.secagg.keys import derive, seal, unseal
+from common.secagg.layout import join
+from common.secagg.pairs import enclose
 from common.secagg.shamir import SECRET_BYTES, share_secret
 from common.secagg.table import Table
-
-_PARTS = 2
+from common.secagg.transcript import Advert
 
 
 def deal(secrets: Secrets, institution: str, table: Table) -> dict[str, bytes]:
@@ -20,45 +24,45 @@ def deal(secrets: Secrets, institution: str, table: Table) -> dict[str, bytes]:
     ]
     boxes = {}
     for site, shares in zip(table.sites, zip(*dealt, strict=True), strict=True):
-        pair = (institution, site)
-        commitments = b"".join(table.commitments(pair, shares))
-        agreed = agree(secrets.sharing_key, table.advert(site).sharing_key)
-        key, associated = _box(agreed, table, pair, commitments)
-        boxes[site] = join([commitments, seal(key, b"".join(shares), associated)])
+        boxes[site] = seal_box(secrets, table.edge(institution, site), shares)
     return boxes
 
 
-def open_box(secrets: Secrets, table: Table, pair: tuple[str, str], box: bytes) -> bytes:
-    """Open the box that the first site of the pair dealt to the second, this one: its shares, one after the other.
+def seal_box(secrets: Secrets, edge: Edge, shares: tuple[bytes, ...]) -> bytes:
+    """Seal the shares that the source, this site, deals to the destination."""
+    agreed, ciphertext = send(secrets.sharing_key, edge.destination.sharing_key)
+    envelope = enclose(secrets.masking_key, edge) if edge.has_envelope else b""
+    box = Box(edge.commitments(shares), b"", ciphertext, envelope)
+    return replace(box, sealed=seal(_key(agreed, edge), b"".join(shares), _associated(edge, box))).to_bytes()
+
+
+def open_box(secrets: Secrets, edge: Edge, body: bytes) -> bytes:
+    """Open the box that the source dealt to the destination, this site: its shares, one after the other.
 
     Raises:
         ProtocolError: the box does not open (ciphertext), or holds other shares than it commits to (share).
     """
-    try:
-        parts = split(box)
-    except ValueError as error:
-        raise ProtocolError("ciphertext", "a sealed share is malformed") from error
-    if len(parts) != _PARTS:
-        raise ProtocolError("ciphertext", "a sealed share is malformed")
-    agreed = agree(secrets.sharing_key, table.advert(pair[0]).sharing_key)
-    key, associated = _box(agreed, table, pair, parts[0])
-    held = unseal(key, parts[1], associated)
-    shares = [held[start : start + SECRET_BYTES] for start in range(0, len(held), SECRET_BYTES)]
-    if len(held) != SECRET_BYTES * len(table.secrets_of(pair[0])):
+    box = read_box(edge, body)
+    agreed = receive(secrets.sharing_key, edge.source.sharing_key, box.ciphertext)
+    held = unseal(_key(agreed, edge), box.sealed, _associated(edge, box))
+    if len(held) != SECRET_BYTES * len(edge.source.secret_names):
         raise ProtocolError("share", "a peer dealt shares of another number of secrets than it advertised")
-    if b"".join(table.commitments(pair, shares)) != parts[0]:
+    shares = [held[start : start + SECRET_BYTES] for start in range(0, len(held), SECRET_BYTES)]
+    if edge.commitments(shares) != box.commitments:
         raise ProtocolError("share", "a peer dealt shares that it did not commit to")
     return held
 
 
-def share_of(table: Table, dealer: str, item: str, held: bytes) -> bytes:
+def share_of(dealer: Advert, item: str, held: bytes) -> bytes:
     """The share of one of a dealer's secrets, out of what its box held."""
-    start = table.secrets_of(dealer).index(item) * SECRET_BYTES
+    start = dealer.secret_names.index(item) * SECRET_BYTES
     return held[start : start + SECRET_BYTES]
 
 
-def _box(agreed: bytes, table: Table, pair: tuple[str, str], commitments: bytes) -> tuple[bytes, bytes]:
-    """The key and the associated data of the box from the first site of the pair to the second."""
-    source, destination = (name.encode() for name in pair)
-    associated = join([table.transcript, source, destination, commitments])
-    return derive(agreed, b"shares", table.transcript, source, destination), associated
+def _key(agreed: bytes, edge: Edge) -> bytes:
+    return derive(agreed, b"shares", *edge.context)
+
+
+def _associated(edge: Edge, box: Box) -> bytes:
+    """What a box is bound to: its way, and all that stands in clear in front of it."""
+    return join([*edge.context, *box.clear])

@@ -117,9 +117,9 @@ def _compute(work: Work, stages: Stages, *, num_sites: int) -> Reply:
         return Plain(institution=site.name, vectors=_with_weight(contribution))
     vectors = _encode(work, contribution, num_sites=num_sites)
     # The whole request is bound into the session: sites that were asked for different things have no sum in common.
-    asked = request.digest()
+    where, asked = (request.run, request.round, request.purpose), request.digest()
     state, advert = mask.advertise(
-        mask.Session(request.run, request.round, request.purpose, asked, work.agreement.plan_hash),
+        mask.Session(*where, asked, work.agreement.plan_hash, work.agreement.config.secagg.post_quantum),
         load_identity(site.identity_path),
         {block: int(vector.size) for block, vector in vectors.items()},
         institution=site.name,

@@ -12,10 +12,12 @@ import numpy as np
 
 from client.boxes import deal, open_box, share_of
 from client.site_round import Secrets, SiteRound
+from common.secagg.edge import read_box
 from common.secagg.errors import ProtocolError
+from common.secagg.hybrid import public_key
 from common.secagg.identity import Identity, new_identity
-from common.secagg.keys import agree, public_key_of
 from common.secagg.masks import adds, apply_masks, pair_key, self_key
+from common.secagg.pairs import agreed_by
 from common.secagg.roster import Roster
 from common.secagg.shamir import draw_secret
 from common.secagg.table import Table, check_member, read_table
@@ -54,8 +56,8 @@ def advertise(
             k_min=k_min,
             identity_key=identity.public_key,
             signing_key=Identity(secrets.signing_key).public_key,
-            sharing_key=public_key_of(secrets.sharing_key),
-            masking_key=public_key_of(secrets.masking_key),
+            sharing_key=public_key(secrets.sharing_key, post_quantum=session.post_quantum),
+            masking_key=public_key(secrets.masking_key, post_quantum=session.post_quantum),
             blocks=tuple(
                 BlockAdvert(name, block_lengths[name], commit_to_seed(seed, session, institution, name))
                 for name, seed in zip(names, seeds, strict=True)
@@ -105,7 +107,8 @@ def mask(
 
     Raises:
         ProtocolError: too few or wrong sites shared (senders), one of them saw something else (signature), a share
-            does not open (ciphertext) or is not the one committed to (share), a vector is not as advertised (vector).
+            does not open (ciphertext) or is not the one committed to (share), nor is a pair's secret (pair), a vector
+            is not as advertised (vector).
     """
     _expect(state, "shared")
     own, table, secrets = state.own, state.table, state.secrets
@@ -116,9 +119,11 @@ def mask(
         raise ProtocolError("senders", f"{len(senders)} sites shared; this one must be among {table.threshold} or more")
     for sender in senders:
         check_signature(table.advert(sender).signing_key, b"T1", table.transcript, signatures[sender])
-    held = tuple(open_box(secrets, table, (sender, own.institution), ciphertexts[sender]) for sender in senders)
+    edges = [table.edge(sender, own.institution) for sender in senders]
+    held = tuple(open_box(secrets, edge, ciphertexts[edge.source.institution]) for edge in edges)
     _check_vectors(own, vectors)
-    masked = _masked(secrets, own, table, senders, vectors)
+    agreed = _agreed(secrets, own.institution, table, ciphertexts)
+    masked = _masked(secrets, own, table, agreed, vectors)
     kept = Secrets(signing_key=secrets.signing_key)
     return replace(state, stage="masked", secrets=kept, senders=senders, held=held), masked
 
@@ -146,7 +151,7 @@ def check(state: SiteRound, survivors: Sequence[str], blocks: Sequence[str]) -> 
     digest = final_transcript(table.transcript, state.senders, alive, summed)
     signature = sign_transcript(Identity(state.secrets.signing_key), b"T3", digest)
     answer = digest + b"".join(
-        share_of(table, dealer, item, state.held[state.senders.index(dealer)])
+        share_of(table.advert(dealer), item, state.held[state.senders.index(dealer)])
         for dealer, item in table.revealed_items(state.senders, alive, summed)
     )
     # From here on the state cannot answer for any other view: all other shares are gone.
@@ -185,16 +190,24 @@ def _check_vectors(own: Advert, vectors: Mapping[str, np.ndarray]) -> None:
             raise ProtocolError("vector", f"block {block.name} is not {block.length} uint32 coordinates")
 
 
+def _agreed(secrets: Secrets, own: str, table: Table, ciphertexts: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What the masks with each of the other senders are derived from; the boxes were opened before."""
+    agreed = {}
+    for peer in sorted(set(ciphertexts) - {own}):
+        edge = table.edge(*sorted((own, peer)))
+        envelope = read_box(edge, ciphertexts[peer]).envelope if peer < own else None
+        agreed[peer] = agreed_by(own, secrets.masking_key, edge, envelope)
+    return agreed
+
+
 def _masked(
-    secrets: Secrets, own: Advert, table: Table, senders: Sequence[str], vectors: Mapping[str, np.ndarray]
+    secrets: Secrets, own: Advert, table: Table, agreed: Mapping[str, bytes], vectors: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    peers = [site for site in senders if site != own.institution]
-    agreed = {peer: agree(secrets.masking_key, table.advert(peer).masking_key) for peer in peers}
     masked = {}
     for block, seed in zip(own.block_names, secrets.seeds, strict=True):
         keys = {
             peer: pair_key(agreed[peer], table.transcript, (own.institution, peer), block)
-            for peer in table.holders(block, peers)
+            for peer in table.holders(block, agreed)
         }
         plus = [key for peer, key in keys.items() if adds(own.institution, peer)]
         minus = [key for peer, key in keys.items() if not adds(own.institution, peer)]

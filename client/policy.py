@@ -64,6 +64,9 @@ class Policy(BaseModel):
         default=False, description="Whether a run without differential privacy may read records."
     )
     allow_no_secagg: bool = Field(default=False, description="Whether the server may see this site's own contribution.")
+    require_post_quantum: bool = Field(
+        default=False, description="Whether masks must also withstand who records the traffic and breaks X25519 later."
+    )
 
     @model_validator(mode="after")
     def _run_within_lifetime(self) -> Self:
@@ -156,6 +159,8 @@ def _check_protection(policy: Policy, config: Config, plan: PrivacyPlan | None) 
         raise Refused("test-noise", f"the run asks for repeatable noise, which needs {TESTING_VARIABLE}=1 at this site")
     if config.secagg.kind == "none" and not policy.allow_no_secagg:
         raise Refused("no-secagg", "the run has no secure aggregation, and allow_no_secagg is false")
+    if policy.require_post_quantum and not config.secagg.post_quantum:
+        raise Refused("post-quantum", "secagg.post_quantum is false, and require_post_quantum is true")
     if config.secagg.kind != "none" and config.secagg.k_min < policy.k_min:
         raise Refused("cohort", f"the run adds up as few as {config.secagg.k_min} sites, and k_min is {policy.k_min}")
 

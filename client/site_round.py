@@ -15,7 +15,10 @@ _NUM_FIELDS = 14
 
 @dataclass(frozen=True)
 class Secrets:
-    """A site's private keys of this round and the seeds of its self-masks, in the order of its blocks."""
+    """A site's secrets of this round: its private keys and the seeds of its self-masks, in the order of its blocks.
+
+    Post-quantum, `sharing_key` and `masking_key` are what the private keys of either kind are derived from.
+    """
 
     signing_key: bytes = field(default=b"", repr=False)
     sharing_key: bytes = field(default=b"", repr=False)

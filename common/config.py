@@ -103,6 +103,15 @@ class SecaggConfig(Section):
     kind: Literal["masked", "none"] = Field(description="masked: secure aggregation; none: for comparisons only.")
     k_min: int = Field(3, ge=2, description="Smallest number of sites in any sum.")
     bound: Positive = Field(8.0, description="Largest magnitude of one encoded coordinate; larger ones are cut.")
+    post_quantum: bool = Field(
+        False, description="Agree on keys by X25519 and ML-KEM-768 together: recorded traffic may be opened later."
+    )
+
+    @model_validator(mode="after")
+    def _masked_where_post_quantum(self) -> SecaggConfig:
+        if self.post_quantum and self.kind == "none":
+            raise ValueError("secagg.post_quantum=true protects masks, and secagg=none has none; use secagg=masked")
+        return self
 
 
 class ServerOptimizerConfig(Section):

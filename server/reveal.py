@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
+from common.secagg.edge import read_box
 from common.secagg.errors import ProtocolError
-from common.secagg.keys import agree, public_key_of
-from common.secagg.layout import split
+from common.secagg.hybrid import public_key
 from common.secagg.masks import adds, apply_masks, pair_key, self_key
+from common.secagg.pairs import agreed_by
 from common.secagg.shamir import SECRET_BYTES, combine, weights_at_zero
-from common.secagg.table import MASKING_KEY, Table
-from common.secagg.transcript import HASH_BYTES, commit_to_seed, commit_to_share
+from common.secagg.table import Table
+from common.secagg.transcript import MASKING_KEY, commit_to_seed, commit_to_share
 
 Item = tuple[str, str]  # (dealer, name of the secret)
-_PARTS = 2
+Inbox = Mapping[str, Mapping[str, bytes]]  # the sealed boxes, by receiver and dealer
 
 
-def commitments_in(table: Table, dealer: str, box: bytes) -> tuple[bytes, ...]:
-    """Read the commitments that stand in front of a sealed box, in the order of the dealer's secrets.
+@dataclass(frozen=True)
+class Unlocked:
+    """What unmasking needs, by (site, block) and by (site that is gone, survivor).
 
-    Raises:
-        ProtocolError: the box is malformed (shares).
+    `seeds` are those of the survivors' own masks; the masks of a site that is gone come from what was `agreed`.
     """
+
+    seeds: Mapping[Item, bytes]
+    agreed: Mapping[tuple[str, str], bytes]
+
+
+def dealt_to_all(table: Table, dealer: str, boxes: Mapping[str, bytes]) -> bool:
+    """Tell whether a site sent one well-formed box to every site."""
     try:
-        parts = split(box)
-    except ValueError as error:
-        raise ProtocolError("shares", "a sealed box is malformed") from error
-    if len(parts) != _PARTS or len(parts[0]) != HASH_BYTES * len(table.secrets_of(dealer)):
-        raise ProtocolError("shares", "a sealed box does not hold one commitment per secret")
-    return _cut(parts[0], HASH_BYTES)
+        return set(boxes) == set(table.sites) and all(read_box(table.edge(dealer, site), boxes[site]) for site in boxes)
+    except ProtocolError:
+        return False
 
 
 def read_shares(
@@ -43,22 +50,25 @@ def read_shares(
     Raises:
         ProtocolError: there are too few or too many (malformed), or one is not the one that was dealt (share).
     """
-    shares = _cut(body, SECRET_BYTES)
+    shares = tuple(body[start : start + SECRET_BYTES] for start in range(0, len(body), SECRET_BYTES))
     if len(body) != SECRET_BYTES * len(items):
         raise ProtocolError("malformed", "a site revealed another number of shares than it was asked for")
     for (dealer, name), share in zip(items, shares, strict=True):
-        promised = commitments_in(table, dealer, boxes[dealer])[table.secrets_of(dealer).index(name)]
+        promised = read_box(table.edge(dealer, site), boxes[dealer]).commitment(
+            table.advert(dealer).secret_names.index(name)
+        )
         if commit_to_share(share, table.transcript, (dealer, site), name) != promised:
             raise ProtocolError("share", "a site revealed a share that it was not dealt")
     return shares
 
 
 def rebuild(
-    table: Table, items: Sequence[Item], shares: Mapping[str, Sequence[bytes]]
-) -> tuple[dict[Item, bytes], tuple[str, ...]]:
+    table: Table, items: Sequence[Item], shares: Mapping[str, Sequence[bytes]], inbox: Inbox
+) -> tuple[Unlocked, tuple[str, ...]]:
     """Rebuild the secrets from the shares of `threshold` sites, and check them against the adverts.
 
-    Returns the secrets, and the dealers whose shares do not give what their adverts commit to.
+    Returns what they unlock, and the dealers whose shares do not give what their adverts commit to, or whose envelopes
+    do not hold what they commit to.
     """
     chosen = sorted(shares)[: table.threshold]
     weights = weights_at_zero([table.sites.index(site) + 1 for site in chosen])
@@ -70,33 +80,48 @@ def rebuild(
             secrets[dealer, name] = secret
         else:
             culprits.add(dealer)
-    return secrets, tuple(sorted(culprits))
+    seeds = {item: secret for item, secret in secrets.items() if item[1] != MASKING_KEY}
+    gone = {dealer: secret for (dealer, name), secret in secrets.items() if name == MASKING_KEY}
+    agreed, liars = _agreed_with_gone(table, gone, sorted({site for site, _ in seeds}), inbox)
+    return Unlocked(seeds, agreed), tuple(sorted(culprits | liars))
 
 
-def take_masks_off(
-    total: np.ndarray, table: Table, block: str, cohort: Sequence[str], secrets: Mapping[Item, bytes]
-) -> None:
+def take_masks_off(total: np.ndarray, table: Table, block: str, cohort: Sequence[str], unlocked: Unlocked) -> None:
     """Remove from a block's sum over `cohort`, in place, their own masks and those shared with sites that dropped out.
 
     The masks that two sites of the cohort share have cancelled already.
     """
     plus: list[bytes] = []
-    minus = [self_key(secrets[site, block], table.transcript, site, block) for site in cohort]
-    gone = [dealer for dealer, name in secrets if name == MASKING_KEY and block in table.advert(dealer).block_names]
-    for dealer in gone:
-        for site in cohort:
-            agreed = agree(secrets[dealer, MASKING_KEY], table.advert(site).masking_key)
-            key = pair_key(agreed, table.transcript, (site, dealer), block)
-            (minus if adds(site, dealer) else plus).append(key)
+    minus = [self_key(unlocked.seeds[site, block], table.transcript, site, block) for site in cohort]
+    for (gone, site), agreed in unlocked.agreed.items():
+        if site in cohort and block in table.advert(gone).block_names:
+            key = pair_key(agreed, table.transcript, (site, gone), block)
+            (minus if adds(site, gone) else plus).append(key)
     apply_masks(total, plus=plus, minus=minus)
+
+
+def _agreed_with_gone(
+    table: Table, gone: Mapping[str, bytes], survivors: Sequence[str], inbox: Inbox
+) -> tuple[dict[tuple[str, str], bytes], set[str]]:
+    """What the masks between those that are `gone` and each survivor were derived from, and who lied about it.
+
+    Whoever is gone is known by the masking secret, which was checked against the advert: so what does not fit it is
+    the lower-named site's doing, which made the envelope, or the survivor's, whose key is no point.
+    """
+    agreed, liars = {}, set()
+    for (dealer, secret), site in product(gone.items(), survivors):
+        edge = table.edge(*sorted((dealer, site)))
+        low, high = edge.source.institution, edge.destination.institution
+        try:
+            envelope = read_box(edge, inbox[high][low]).envelope or None
+            agreed[dealer, site] = agreed_by(dealer, secret, edge, envelope)
+        except ProtocolError as error:
+            liars.add(site if error.code == "key" else low)
+    return agreed, liars
 
 
 def _is_committed(table: Table, dealer: str, name: str, secret: bytes) -> bool:
     advert = table.advert(dealer)
     if name == MASKING_KEY:
-        return public_key_of(secret) == advert.masking_key
+        return public_key(secret, post_quantum=advert.session.post_quantum) == advert.masking_key
     return commit_to_seed(secret, advert.session, dealer, name) == advert.block(name).commitment
-
-
-def _cut(body: bytes, size: int) -> tuple[bytes, ...]:
-    return tuple(body[start : start + size] for start in range(0, len(body), size))

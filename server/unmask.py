@@ -11,7 +11,7 @@ from common.secagg.errors import ProtocolError
 from common.secagg.roster import Roster, threshold_of
 from common.secagg.table import Table, check_member, read_table
 from common.secagg.transcript import HASH_BYTES, Advert, check_signature, final_transcript, read_advert
-from server.reveal import commitments_in, read_shares, rebuild, take_masks_off
+from server.reveal import dealt_to_all, read_shares, rebuild, take_masks_off
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,10 @@ class RoundView:
 
 @dataclass(frozen=True)
 class Routing:
-    """Who shared (U2), what each of them gets from the others, and what everybody signed."""
+    """Who shared (U2), what each of them gets from the others, and what everybody signed.
+
+    Memory: one sealed box for each ordered pair of sites; post-quantum 1.7 kB more each, 17 MB at 100 sites.
+    """
 
     view: RoundView
     senders: tuple[str, ...]
@@ -118,7 +121,7 @@ def route_shares(view: RoundView, boxes: Mapping[str, Mapping[str, bytes]], sign
     """
     left_out = {site: "silent" for site in view.sites if site not in boxes or site not in signatures}
     for site in set(view.sites) - set(left_out):
-        if not _dealt(view, site, boxes[site]):
+        if not dealt_to_all(view.table, site, boxes[site]):
             left_out[site] = "shares"
         elif not _signed(view, site, b"T1", view.table.transcript, signatures[site]):
             left_out[site] = "signature"
@@ -181,20 +184,20 @@ def unmask(
 
     Raises:
         RoundAborted: fewer sites than the threshold revealed sound shares (reveals), or a site dealt shares that do
-            not give the secret that it had committed to (dealer).
+            not give the secret that it had committed to, or enclosed another one (dealer).
     """
     table = survivors.routing.view.table
     shares, wrong = _read_reveals(survivors, reveals)
     if len(shares) < table.threshold:
         raise RoundAborted("reveals", sorted(wrong))
-    secrets, culprits = rebuild(table, survivors.items, shares)
+    unlocked, culprits = rebuild(table, survivors.items, shares, survivors.routing.inbox)
     if culprits:
         raise RoundAborted("dealer", culprits)
     sums = {}
     for block in survivors.blocks:
         cohort = table.holders(block, survivors.sites)
         total = accumulator.totals.pop(block)
-        take_masks_off(total, table, block, cohort, secrets)
+        take_masks_off(total, table, block, cohort, unlocked)
         sums[block] = (total, cohort)
     return sums
 
@@ -232,14 +235,6 @@ def _read_member(site: str, raw: bytes, roster: Roster | None) -> Advert:
     if roster is not None:
         check_member(advert, roster)
     return advert
-
-
-def _dealt(view: RoundView, site: str, boxes: Mapping[str, bytes]) -> bool:
-    """Tell whether a site sent one well-formed box to every site."""
-    try:
-        return set(boxes) == set(view.sites) and all(commitments_in(view.table, site, box) for box in boxes.values())
-    except ProtocolError:
-        return False
 
 
 def _read_reveals(

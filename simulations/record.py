@@ -122,8 +122,12 @@ def _promise(prepared: Prepared) -> Promise:
 
 def _secagg(config: Config, num_sites: int) -> SecaggFacts:
     if config.secagg.kind == "none":
-        return SecaggFacts("none", k_min=config.secagg.k_min)
-    return SecaggFacts("masked", config.secagg.k_min, threshold_of(num_sites), guaranteed_honest(num_sites))
+        return SecaggFacts("none", k_min=config.secagg.k_min, key_agreement="none")
+    threshold, honest = threshold_of(num_sites), guaranteed_honest(num_sites)
+    return SecaggFacts(
+        *("masked", config.secagg.k_min, threshold, honest),
+        key_agreement="X25519 and ML-KEM-768" if config.secagg.post_quantum else "X25519",
+    )
 
 
 def _rounds(prepared: Prepared, bench: Bench) -> tuple[RoundRecord, ...]:

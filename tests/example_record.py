@@ -97,7 +97,7 @@ def unprotected(record: RunRecord) -> RunRecord:
     """The same run with everything switched off that protects anybody."""
     promise = replace(record.promise, kind="none", epsilon=None, delta=None, noise_multiplier=None, clip_norm=None)
     sites = tuple(replace(site, cohorts=(), ledger=None, refused=()) for site in record.sites)
-    bare = replace(record, promise=promise, secagg=SecaggFacts("none", k_min=3), sites=sites)
+    bare = replace(record, promise=promise, secagg=SecaggFacts("none", k_min=3, key_agreement="none"), sites=sites)
     return _with_figures(bare, noised=False)
 
 

@@ -6,7 +6,7 @@ Between the stages a site's state goes through its byte form, as it does on disk
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from server.unmask import (
 
 STAGES = ("advertise", "share", "mask", "check", "reveal")
 SESSION = mask.Session(run="run-1", round=3, purpose="training", model_hash=b"m" * 32, plan_hash=b"p" * 32)
+POST_QUANTUM = replace(SESSION, post_quantum=True)
 Message = tuple[Any, ...]
 Vectors = dict[str, np.ndarray]
 Sums = dict[str, tuple[np.ndarray, tuple[str, ...]]]

@@ -22,6 +22,14 @@ _WITH_PRIVACY = (
     "run's figure.",
 )
 _WITHOUT_PRIVACY = ("With privacy off, nothing bounds what model and tables give away about a person.",)
+_KEYS = {
+    "X25519": "The sites' keys were agreed on by X25519 alone. Whoever keeps this run's messages, the server for one, "
+    "and has a large quantum computer one day, can then read every site's contribution on its own. "
+    "secagg.post_quantum=true guards against that.",
+    "X25519 and ML-KEM-768": "The sites' keys were agreed on by X25519 and ML-KEM-768 together: messages that were "
+    "kept open only to who breaks both. Signatures are Ed25519: who has a large quantum computer during a run can pose "
+    "as a site of it.",
+}
 _SIMULATED = (
     "In a simulation one machine plays all sites and the server, and holds everybody's records and keys: the protocol "
     "ran in full, but hides nothing from whoever runs that machine. The figures that the simulator measured are "
@@ -40,6 +48,7 @@ def not_covered(record: RunRecord) -> tuple[str, ...]:
             f"Sums over at least {record.secagg.k_min} sites hide a single site only while enough of the others are "
             "honest: sites that collude can subtract what is theirs."
         )
+        lines.append(_KEYS[record.secagg.key_agreement])
     if record.simulated:
         lines.append(_SIMULATED)
     lines.append("No attack was tried on this model: there is no measured lower bound beside the claimed epsilon.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -52,12 +52,13 @@ class Promise:
 
 @dataclass(frozen=True)
 class SecaggFacts:
-    """How contributions were hidden from the server; kind is masked or none."""
+    """How contributions were hidden from the server, and how keys for it were agreed on; kind is masked or none."""
 
     kind: str
     k_min: int
     threshold: int | None = None
     honest_noise_shares: int | None = None
+    key_agreement: Literal["none", "X25519", "X25519 and ML-KEM-768"] = "X25519"
 
 
 @dataclass(frozen=True)

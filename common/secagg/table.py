@@ -6,11 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from common.secagg.edge import Edge
 from common.secagg.errors import ProtocolError
 from common.secagg.roster import Roster, threshold_of
-from common.secagg.transcript import Advert, commit_to_share, first_transcript, read_advert
-
-MASKING_KEY = ""  # the name of the one shared secret that belongs to no block
+from common.secagg.transcript import MASKING_KEY, Advert, first_transcript, read_advert
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,9 @@ class Table:
         """The largest of the minimum cohorts that the sites of a cohort ask for: all of them must be respected."""
         return max((self.advert(site).k_min for site in cohort), default=1)
 
-    def secrets_of(self, site: str) -> tuple[str, ...]:
-        """The names of the secrets that a site deals in shares, in the order of dealing."""
-        return (MASKING_KEY, *self.advert(site).block_names)
-
-    def commitments(self, pair: tuple[str, str], shares: Sequence[bytes]) -> tuple[bytes, ...]:
-        """Commit to all shares that the first site of the pair deals to the second."""
-        items = self.secrets_of(pair[0])
-        return tuple(
-            commit_to_share(share, self.transcript, pair, item) for item, share in zip(items, shares, strict=True)
-        )
+    def edge(self, source: str, destination: str) -> Edge:
+        """The ordered pair of two sites."""
+        return Edge(self.transcript, self.advert(source), self.advert(destination))
 
     def revealed_items(
         self, senders: Sequence[str], survivors: Collection[str], blocks: Collection[str]
@@ -88,7 +80,7 @@ def read_table(adverts: Sequence[bytes], threshold: int) -> Table:
         if len(keys) != len(parsed):
             raise ProtocolError("duplicate", "two adverts are of one institution or one identity key")
     if len({advert.session for advert in parsed}) != 1:
-        raise ProtocolError("session", "the adverts are not all of one run, round, purpose, model and plan")
+        raise ProtocolError("session", "the adverts are not all of one run, round, purpose, model, plan and version")
     lengths = {(block.name, block.length) for advert in parsed for block in advert.blocks}
     if len(lengths) != len({name for name, _ in lengths}):
         raise ProtocolError("blocks", "two sites advertise different lengths for one block")

@@ -7,26 +7,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.secagg.errors import ProtocolError
+from common.secagg.hybrid import check_public_key
 from common.secagg.identity import Identity, verify
 from common.secagg.keys import KEY_BYTES, PROTOCOL
 from common.secagg.layout import join, join_names, read_name, read_number, split, write_number
 
-VERSION = b"\x01"
+VERSIONS = {False: b"\x01", True: b"\x02"}  # by `Session.post_quantum`
 HASH_BYTES = 32
 SIGNATURE_BYTES = 64
+MASKING_KEY = ""  # the name of the one shared secret that belongs to no block
 _NUM_FIELDS = 12
 _BLOCK_FIELDS = 3
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a round is about: run, round, purpose, and the hashes (32 bytes) of the model and of the run's plan."""
+    """What a round is about: run, round, purpose, and the hashes (32 bytes) of the model and of the run's plan.
+
+    `post_quantum` says by what all its sites agree on keys: X25519 alone, or together with ML-KEM-768. Each site takes
+    it from the run that it agreed to, and an advert carries it as its version.
+    """
 
     run: str
     round: int
     purpose: str
     model_hash: bytes
     plan_hash: bytes
+    post_quantum: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,9 @@ class Advert:
     """A site's advert.
 
     `identity_key` is the institution's own (Ed25519) and signs the advert. The other three public keys live for one
-    round: `signing_key` (Ed25519) signs what the site saw, `sharing_key` and `masking_key` (X25519) seal shares and
-    make masks. `k_min` is the smallest number of sites with which this site lets itself be summed.
+    round: `signing_key` (Ed25519) signs what the site saw, `sharing_key` and `masking_key` (see
+    `common.secagg.hybrid`) seal shares and make masks. `k_min` is the smallest number of sites with which this site
+    lets itself be summed.
     """
 
     session: Session
@@ -61,13 +69,18 @@ class Advert:
         """The blocks that the site holds, sorted."""
         return tuple(block.name for block in self.blocks)
 
+    @property
+    def secret_names(self) -> tuple[str, ...]:
+        """The names of the secrets that the site deals in shares, in the order of dealing."""
+        return (MASKING_KEY, *self.block_names)
+
     def block(self, name: str) -> BlockAdvert:
         """One block that the site holds."""
         return next(block for block in self.blocks if block.name == name)
 
 
 def sign_advert(advert: Advert, identity: Identity) -> bytes:
-    """Write an advert: the version (1 byte), the fields in fixed order, the signature (64 bytes).
+    """Write an advert: the version (1 byte: 01, or 02 post-quantum), the fields in fixed order, the signature (64).
 
     Raises:
         ProtocolError: the advert is malformed, so that no peer would read it (advert).
@@ -84,8 +97,8 @@ def read_advert(raw: bytes) -> Advert:
     Raises:
         ProtocolError: it is of another version (version), malformed (advert), or not signed by that key (signature).
     """
-    if raw[:1] != VERSION:
-        raise ProtocolError("version", f"an advert has version {raw[:1].hex() or 'none'}, this release reads 01")
+    if raw[:1] not in VERSIONS.values():
+        raise ProtocolError("version", f"an advert has version {raw[:1].hex() or 'none'}, this release reads 01 and 02")
     body, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
     try:
         advert = _read(body)
@@ -135,6 +148,11 @@ def commit_to_share(share: bytes, first: bytes, pair: tuple[str, str], item: str
     return _hash(b"share", share, first, pair[0].encode(), pair[1].encode(), item.encode())
 
 
+def commit_to_pair(secret: bytes, first: bytes, low: bytes, high: bytes) -> bytes:
+    """Commit to the secret of a pair of sites, the lower-named first; it is the output of a key derivation."""
+    return _hash(b"pair", secret, first, low, high)
+
+
 def _write(advert: Advert) -> bytes:
     blocks = (join([b.name.encode(), write_number(b.length), b.commitment]) for b in advert.blocks)
     fields = (
@@ -144,7 +162,7 @@ def _write(advert: Advert) -> bytes:
         *(advert.identity_key, advert.signing_key, advert.sharing_key, advert.masking_key),
         join(blocks),
     )
-    return VERSION + join(fields)
+    return VERSIONS[advert.session.post_quantum] + join(fields)
 
 
 def _read(body: bytes) -> Advert:
@@ -153,7 +171,8 @@ def _read(body: bytes) -> Advert:
         raise ValueError(f"it has {len(fields)} fields, not {_NUM_FIELDS}")
     run, number, purpose, *hashes = fields[:5]
     model_hash, plan_hash = map(_exact(HASH_BYTES), hashes)
-    session = Session(read_name(run), read_number(number), read_name(purpose), model_hash, plan_hash)
+    post_quantum = body[:1] == VERSIONS[True]
+    session = Session(read_name(run), read_number(number), read_name(purpose), model_hash, plan_hash, post_quantum)
     institution, k_min = read_name(fields[5]), read_number(fields[6])
     blocks = tuple(_read_block(field) for field in split(fields[11]))
     names = [block.name for block in blocks]
@@ -161,7 +180,8 @@ def _read(body: bytes) -> Advert:
         raise ValueError("its blocks must be at least one, sorted, and named once each")
     if k_min < 1:
         raise ValueError("its k_min must be >= 1")
-    identity_key, signing_key, sharing_key, masking_key = map(_exact(KEY_BYTES), fields[7:11])
+    identity_key, signing_key = map(_exact(KEY_BYTES), fields[7:9])
+    sharing_key, masking_key = (check_public_key(field, post_quantum=post_quantum) for field in fields[9:11])
     return Advert(session, institution, k_min, identity_key, signing_key, sharing_key, masking_key, blocks)
 
 

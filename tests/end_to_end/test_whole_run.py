@@ -87,6 +87,20 @@ def test_the_same_test_noise_gives_the_same_model(private_run: Run, tmp_path: Pa
     np.testing.assert_array_equal(private_run[2].released["audit"], again[2].released["audit"])
 
 
+def test_post_quantum_keys_change_no_bit_of_what_is_released_and_the_reports_name_them(
+    private_run: Run, tmp_path: Path
+) -> None:
+    prepared, record, state = run_toy(tmp_path, "data.normalisation=none", REPEATABLE, "secagg.post_quantum=true")
+    assert same_weights(private_run[2], state)
+    for table_name, released in private_run[2].released.items():
+        np.testing.assert_array_equal(released, state.released[table_name])
+    assert (private_run[1].secagg.key_agreement, record.secagg.key_agreement) == ("X25519", "X25519 and ML-KEM-768")
+    budget = json.loads((prepared.folder.path / "budget" / "site-0.json").read_text())
+    assert budget["secure_aggregation"]["key_agreement"] == "X25519 and ML-KEM-768"
+    off, on = (sum(out.num_bytes for out in run.sites[0].out) for run in (private_run[1], record))
+    assert on > off + len(record.sites[0].out) * (2 * 1184 + 4 * 1088)
+
+
 def test_real_noise_gives_another_model_each_time(private_run: Run, tmp_path: Path) -> None:
     other = run_toy(tmp_path, "data.normalisation=none", "audit.attributes=[]")
     assert not same_weights(private_run[2], other[2])

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.secagg.transcript import Session
 from server.unmask import RoundAborted
-from tests.secagg_round import STAGES, Script, Vectors, consortium_of, plain_sum, secure_sum
+from tests.secagg_round import POST_QUANTUM, SESSION, STAGES, Script, Vectors, consortium_of, plain_sum, secure_sum
 
 REASONS = {"share": "shares", "mask": "vectors", "check": "agreement", "reveal": "reveals"}
 BLOCKS = {"encoder/ecg": 3, "encoder/labs": 5, "fusion": 9}
@@ -19,11 +20,12 @@ MANY = consortium_of(7)
 
 @dataclass(frozen=True)
 class Case:
-    """Which blocks each site holds, where it falls silent (or not at all), and the smallest cohort."""
+    """Which blocks each site holds, where it falls silent (or not at all), the smallest cohort, and the session."""
 
     held: dict[str, tuple[str, ...]]
     drop: dict[str, str]
     k_min: int
+    session: Session
 
 
 @st.composite
@@ -32,7 +34,7 @@ def cases(draw: st.DrawFn) -> Case:
     held = {name: ("fusion", *draw(st.sets(st.sampled_from(["encoder/ecg", "encoder/labs"])))) for name in names}
     stages = draw(st.lists(st.sampled_from([*STAGES, *[""] * 6]), min_size=len(names), max_size=len(names)))
     drop = {name: stage for name, stage in zip(names, stages, strict=True) if stage}
-    return Case(held, drop, draw(st.integers(2, 3)))
+    return Case(held, drop, draw(st.integers(2, 3)), draw(st.sampled_from([SESSION, POST_QUANTUM])))
 
 
 def still_there(case: Case, stage: str) -> list[str]:
@@ -64,7 +66,7 @@ def vectors_of(case: Case) -> dict[str, Vectors]:
 @given(case=cases())
 def test_drop_outs_give_the_exact_sum_over_the_survivors_or_an_abort(case: Case) -> None:
     drop = {**dict.fromkeys(set(MANY.names) - set(case.held), "advertise"), **case.drop}
-    vectors, script = vectors_of(case), Script(k_min=case.k_min, drop=drop)
+    vectors, script = vectors_of(case), Script(k_min=case.k_min, drop=drop, session=case.session)
     vectors |= {name: {"fusion": np.zeros(9, dtype=np.uint32)} for name in MANY.names if name not in vectors}
     expected = expected_cohorts(case)
     if expected is None:

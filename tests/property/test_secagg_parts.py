@@ -9,13 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.secagg.edge import ENVELOPE_BYTES, read_box
 from common.secagg.encoding import bits_for, decode_sum, encode_floats
+from common.secagg.errors import ProtocolError
+from common.secagg.hybrid import CIPHERTEXT_BYTES
 from common.secagg.keystream import CHUNK_BYTES, keystream
 from common.secagg.layout import join, join_names, split, split_names
 from common.secagg.masks import adds, apply_masks, pair_key, self_key
 from common.secagg.shamir import PRIME, SECRET_BYTES, combine, draw_secret, share_secret, weights_at_zero
-from common.secagg.table import MASKING_KEY, read_table
-from tests.secagg_round import Trace, consortium_of, secure_sum
+from common.secagg.table import read_table
+from common.secagg.transcript import MASKING_KEY
+from tests.secagg_round import POST_QUANTUM, SESSION, Script, Trace, consortium_of, secure_sum
 
 SECRETS = st.integers(0, PRIME - 1).map(lambda number: number.to_bytes(SECRET_BYTES, "big"))
 KEYS = st.binary(min_size=32, max_size=32)
@@ -141,10 +145,19 @@ def test_decoding_is_less_than_one_step_away(values: list[float], num_sites: int
     assert np.all(np.abs(decoded - reals) < 8.0 / (2 ** (bits - 1) - 1) * (1 + 1e-6))
 
 
-def _table_of_five() -> Trace:
+def _table_of_five(*, post_quantum: bool) -> Trace:
     consortium = consortium_of(5)
     one = {"fusion": np.zeros(2, dtype=np.uint32), "head": np.zeros(1, dtype=np.uint32)}
-    return secure_sum(consortium, dict.fromkeys(consortium.names, one))
+    script = Script(session=POST_QUANTUM if post_quantum else SESSION)
+    return secure_sum(consortium, dict.fromkeys(consortium.names, one), script)
+
+
+def _fields() -> st.SearchStrategy[bytes]:
+    """Fields of the lengths that matter, in any number and order."""
+    lengths = st.sampled_from([0, 96, CIPHERTEXT_BYTES, ENVELOPE_BYTES, 124])
+    any_order = st.lists(lengths.map(bytes), max_size=5)
+    whole = st.sampled_from([[96, 124], [96, CIPHERTEXT_BYTES, 0, 9], [96, CIPHERTEXT_BYTES, ENVELOPE_BYTES, 9]])
+    return st.one_of(any_order, whole.map(lambda sizes: [bytes(size) for size in sizes])).map(join)
 
 
 @given(data=st.data())
@@ -161,7 +174,19 @@ def test_no_view_ever_reveals_both_secrets_of_one_site(data: st.DataObject) -> N
     assert {name for _, name in items} - {MASKING_KEY} <= blocks
 
 
-FIVE = _table_of_five()
+@given(body=st.one_of(st.binary(max_size=80), _fields()), post_quantum=st.booleans(), rising=st.booleans())
+def test_any_bytes_are_a_sealed_box_in_one_way_or_none(body: bytes, post_quantum: bool, rising: bool) -> None:
+    table = read_table(list(FIVE_OF[post_quantum].adverts.values()), 4)
+    edge = table.edge(*(table.sites[:2] if rising else table.sites[1::-1]))
+    try:
+        box = read_box(edge, body)
+    except ProtocolError:
+        return
+    assert box.to_bytes() == body
+
+
+FIVE_OF = {post_quantum: _table_of_five(post_quantum=post_quantum) for post_quantum in (False, True)}
+FIVE = FIVE_OF[False]
 
 
 def test_drawn_secrets_fit_the_field_and_differ() -> None:

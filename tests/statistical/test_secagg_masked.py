@@ -14,7 +14,8 @@ from client.site_round import Secrets
 from common.secagg.encoding import decode_sum, encode_floats
 from common.secagg.keys import agree
 from common.secagg.masks import adds, apply_masks, pair_key, self_key
-from tests.secagg_round import Message, Script, Trace, Vectors, consortium_of, secure_sum
+from common.secagg.transcript import Session
+from tests.secagg_round import POST_QUANTUM, SESSION, Message, Script, Trace, Vectors, consortium_of, secure_sum
 
 SIZE = 60_000
 CONSORTIUM = consortium_of(4)
@@ -50,14 +51,15 @@ def vectors_of(values: np.ndarray) -> dict[str, Vectors]:
     return {name: {"fusion": values} for name in CONSORTIUM.names}
 
 
-def masked_of(values: np.ndarray) -> list[np.ndarray]:
-    trace = secure_sum(CONSORTIUM, vectors_of(values))
+def masked_of(values: np.ndarray, session: Session = SESSION) -> list[np.ndarray]:
+    trace = secure_sum(CONSORTIUM, vectors_of(values), Script(session=session))
     return [trace.masked[name]["fusion"] for name in CONSORTIUM.names]
 
 
+@pytest.mark.parametrize("session", [SESSION, POST_QUANTUM], ids=["X25519", "with ML-KEM"])
 @pytest.mark.parametrize("name", sorted(INPUTS))
-def test_masked_vectors_are_uniform_whatever_is_under_the_mask(name: str) -> None:
-    for vector in masked_of(INPUTS[name]):
+def test_masked_vectors_are_uniform_whatever_is_under_the_mask(name: str, session: Session) -> None:
+    for vector in masked_of(INPUTS[name], session):
         assert looks_uniform(vector)
 
 

@@ -40,6 +40,7 @@ def test_every_experiment_composes(experiment: str) -> None:
         ("drop=[cleveland]", "drop"),
         ("federation.aggregator=median", "federation.aggregator"),
         ("experiment=nowhere", "nowhere"),
+        ("secagg.post_quantum=1", "secagg.post_quantum"),
     ],
 )
 def test_a_bad_key_is_named(override: str, named: str) -> None:
@@ -50,6 +51,14 @@ def test_a_bad_key_is_named(override: str, named: str) -> None:
 
 def test_a_median_is_allowed_where_updates_are_not_hidden() -> None:
     assert compose(["secagg=none", "federation.aggregator=median"]).federation.aggregator == "median"
+
+
+def test_post_quantum_is_off_by_default_is_explained_and_needs_masks() -> None:
+    assert not compose([]).secagg.post_quantum
+    assert compose(["secagg.post_quantum=true"]).secagg.post_quantum
+    assert "ML-KEM-768" in explain("secagg.post_quantum")
+    with pytest.raises(ConfigError, match=r"secagg\.post_quantum"):
+        compose(["secagg=none", "secagg.post_quantum=true"])
 
 
 def test_folders_need_a_root_and_a_task() -> None:

@@ -144,6 +144,27 @@ def test_a_policy_that_was_tightened_holds_for_agreed_runs_too(prepared: Prepare
     assert _releases(site) == 0
 
 
+def test_the_agreed_run_and_nothing_else_decides_whether_keys_are_post_quantum(tmp_path: Path) -> None:
+    for value, version in (("false", b"\x01"), ("true", b"\x02")):
+        prepared = prepare_toy(tmp_path / value, *NONE, f"secagg.post_quantum={value}")
+        reply = _say(prepared.sites[0], _task(prepared))
+        assert isinstance(reply, Advert)
+        assert reply.advert[:1] == version
+
+
+def test_a_site_that_requires_post_quantum_refuses_a_run_without_before_a_reservation(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    text = site.policy_path.read_text()
+    assert "require_post_quantum: false" in text
+    site.policy_path.write_text(text.replace("require_post_quantum: false", "require_post_quantum: true"))
+    assert _code(_say(site, _task(prepared))) == "post-quantum"
+    assert _code(_say(site, _enrol(prepared, "down"))) == "post-quantum"
+    assert _code(_say(site, _enrol(prepared, "bare", secagg__kind="none"))) == "post-quantum"
+    assert _code(_say(site, _enrol(prepared, "both", secagg__post_quantum=True))) == "Enrolled"
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        assert {entry.run for entry in ledger.entries()} == {"", prepared.folder.name, "both"}
+
+
 def _enrol(prepared: Prepared, run: str, **changes: object) -> Enrol:
     config = json.loads(prepared.config.model_dump_json())
     for key, value in changes.items():

@@ -64,6 +64,8 @@ class Broken:
 
 RULES = [
     Broken("no-secagg", {}, {"secagg": {"kind": "none"}}),
+    Broken("post-quantum", {"require_post_quantum": True}, {}),
+    Broken("post-quantum", {"require_post_quantum": True, "allow_no_secagg": True}, {"secagg": {"kind": "none"}}),
     Broken("cohort", {"k_min": 5}, {}),
     Broken("epsilon", {"per_run_epsilon": 7.9}, {}),
     Broken("epsilon", {"lifetime_epsilon": 7.9}, {}),
@@ -89,6 +91,8 @@ def test_each_rule_refuses_by_its_own_code(broken: Broken) -> None:
         ({"per_run_epsilon": 8.0}, {}),
         ({"k_min": 3, "allowed_tasks": ("disease",), "allowed_attributes": ("age", "sex")}, {}),
         ({"allow_no_secagg": True, "k_min": 9}, {"secagg": {"kind": "none"}}),
+        ({"require_post_quantum": True}, {"secagg": {"post_quantum": True}}),
+        ({}, {"secagg": {"post_quantum": True}}),
         ({"allowed_purposes": ("training", "evaluation", "audit")}, {"data": {"normalisation": "none"}}),
         ({"allowed_purposes": ("training", "evaluation", "normalisation")}, {"audit": {"attributes": ()}}),
     ],

@@ -200,6 +200,20 @@ def test_the_budget_page_says_what_was_promised_spent_sent_and_refused(folder: P
     assert "No request was refused." in words(folder / "budget" / "hungary.html")
 
 
+def test_the_budget_page_says_how_keys_were_agreed_on_and_what_that_leaves_open(tmp_path: Path) -> None:
+    record = example_record()
+    hybrid = replace(record.secagg, key_agreement="X25519 and ML-KEM-768")
+    bare = unprotected(record)
+    said = {"X25519": record, "X25519 and ML-KEM-768": replace(record, secagg=hybrid), "none": bare}
+    for agreement, example in said.items():
+        write_all(tmp_path / agreement, example)
+        content = json.loads((tmp_path / agreement / "budget" / "va.json").read_text())
+        assert content["secure_aggregation"]["key_agreement"] == agreement
+        text = words(tmp_path / agreement / "budget" / "va.html")
+        assert ("by X25519 alone" in text) is (agreement == "X25519")
+        assert ("by X25519 and ML-KEM-768 together" in text) is (agreement == "X25519 and ML-KEM-768")
+
+
 def test_the_model_card_has_the_facts_that_the_hub_reads(folder: Path) -> None:
     _, front, body = (folder / "model_card.md").read_text().split("---\n", 2)
     facts = yaml.safe_load(front)

@@ -147,7 +147,7 @@ def test_a_minimum_that_grew_after_the_advert_is_refused() -> None:
 
 
 def test_an_advert_of_a_later_version_is_refused() -> None:
-    assert refusal([*ADVERTS[:3], b"\x02" + ADVERTS[3][1:]]) == "version"
+    assert refusal([*ADVERTS[:3], b"\x03" + ADVERTS[3][1:]]) == "version"
 
 
 @pytest.mark.parametrize(
