@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.app.message import Array
 
-from common.messages import Advert, Masked, Reply, Shares
+from common.messages import Advert, Checked, Masked, Reply, Revealed, Shares
 from common.wire import from_records, to_records
 from server.app import GridLink, settings_of
 from server.loop import run_federation
@@ -100,9 +100,14 @@ def test_a_reply_that_is_not_what_it_should_be_is_a_drop_out_with_a_reason(
     assert facts["sites"] == ["site-0", "site-2", "site-3"]
 
 
-def test_a_late_reply_is_a_drop_out_and_does_not_end_the_run(tmp_path: Path) -> None:
-    prepared, _, _ = run_twisted(tmp_path, timeout_seconds=0.5, silent=True)
-    assert prepared.folder.journal.events("round")[0].facts["lost"] == {"site-1": "Masked: silent"}
+@pytest.mark.parametrize("kind", [Advert, Shares, Masked, Checked, Revealed])
+def test_a_site_that_falls_silent_at_any_stage_does_not_end_the_run(tmp_path: Path, kind: type[Reply]) -> None:
+    prepared, state, _ = run_twisted(tmp_path, timeout_seconds=0.5, silent=True, kind=kind)
+    facts = prepared.folder.journal.events("round")[0].facts
+    assert facts["lost"] == {"site-1": f"{kind.__name__}: silent"}
+    in_the_sum = kind in {Checked, Revealed}  # its vectors had arrived; the others' shares take its mask off
+    assert facts["sites"] == ["site-0", *(["site-1"] if in_the_sum else []), "site-2", "site-3"]
+    assert state.round == 1
 
 
 def test_a_reply_that_arrives_twice_counts_once(tmp_path: Path) -> None:
