@@ -105,11 +105,9 @@ class Ledger(AbstractContextManager["Ledger"]):
                 _check_same(accounts[run], plan_hash, charges)
                 return
             asked = RunAccount(run, plan_hash, _now(), tuple(charges))
-            self._check_budget((*accounts.values(), asked))
+            self._check_budget((*accounts.values(), asked), _order_of(entries))
             reserved = [charge_to_facts(charge) for charge in charges]
             facts: dict[str, object] = {"plan": plan_hash, "charges": reserved, "when": asked.when}
-            if not accounts:  # the filter's order is chosen once, before anything is released, and kept for ever
-                facts["order"] = filter_order(asked.costs(), self.lifetime_epsilon, self.delta)
             pen.append("reserve", run, facts, after=entries)
 
     def release(self, run: str, round: int, stage: str, purpose: str, event_count: int) -> bool:
@@ -156,12 +154,13 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Add everything up."""
         entries = self.entries()
         accounts = tuple(run_accounts(entries).values())
-        stands = standing(accounts, lifetime_epsilon=self.lifetime_epsilon, delta=self.delta)
+        order = _order_of(entries)
+        stands = standing(accounts, order=order, delta=self.delta)
         return LedgerSummary(
             site=self.site,
             lifetime_epsilon=self.lifetime_epsilon,
             delta=self.delta,
-            order=stands.order,
+            order=order,
             spent=stands.spent,
             left=max(0.0, self.lifetime_epsilon - stands.spent),
             entries=len(entries),
@@ -216,22 +215,35 @@ class Ledger(AbstractContextManager["Ledger"]):
         }
         entries = pen.entries()
         if not entries:
-            pen.append("header", "", {**header, "when": _now()}, after=entries)
+            # The filter's order is the institution's choice, made before anybody asks for anything, and kept for ever.
+            order = filter_order(self.lifetime_epsilon, self.delta)
+            pen.append("header", "", {**header, "order": order, "when": _now()}, after=entries)
             return
+        if entries[0].kind == "header" and '"order":' not in entries[0].body:
+            raise LedgerBroken("this ledger is of an earlier release: its filter's order was chosen by the first run")
         check_chain(entries, self.public_key, every_signature=False)
+        _order_of(entries)
         written = entries[0].facts()
         for name, value in header.items():
             if written.get(name) != value:
                 raise LedgerBroken(f"the ledger's {name} is {written.get(name)} for ever, not {value}")
 
-    def _check_budget(self, accounts: Sequence[RunAccount]) -> None:
-        after = standing(accounts, lifetime_epsilon=self.lifetime_epsilon, delta=self.delta)
+    def _check_budget(self, accounts: Sequence[RunAccount], order: float) -> None:
+        after = standing(accounts, order=order, delta=self.delta)
         if after.needed > self.lifetime_epsilon:
-            before = standing(accounts[:-1], lifetime_epsilon=self.lifetime_epsilon, delta=self.delta)
+            before = standing(accounts[:-1], order=order, delta=self.delta)
             raise BudgetRefused(
                 f"{self.site}: run {accounts[-1].run} needs a lifetime epsilon of {after.needed:.3g} at delta"
                 f" {self.delta:g}; {self.lifetime_epsilon:g} is allowed, {before.spent:.3g} is spent"
             )
+
+
+def _order_of(entries: Sequence[Entry]) -> float:
+    """The Renyi order that this ledger's filter works at, as its header says."""
+    order = entries[0].facts()["order"]
+    if not isinstance(order, int | float) or order not in ORDERS:
+        raise LedgerBroken(f"the ledger's filter works at order {order}, which is none of its orders")
+    return order
 
 
 def _check_same(account: RunAccount, plan_hash: str, charges: Sequence[Charge]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sqlite3
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,6 +65,30 @@ def test_another_plan_under_the_same_run_is_refused(bench: LedgerBench, other: t
         with pytest.raises(Refused, match="reserved under another plan") as refusal:
             ledger.reserve("run-1", *other)
         assert refusal.value.code == "replay"
+
+
+def test_a_first_run_of_hardly_any_cost_does_not_choose_the_order_for_ever(bench: LedgerBench) -> None:
+    hostile = charges_of(noise=1e9, table_noise=1e9)  # at order 512 the slack of its lattice is all that it costs
+    with bench.open() as ledger:
+        before = ledger.spent().order
+        ledger.reserve("hostile", "hash", hostile)
+        ledger.reserve("honest", "hash", charges_of())
+        assert ledger.spent().order == before == 2
+    with replace(bench, lifetime_epsilon=5.9).open() as ledger:
+        assert ledger.spent().order == before  # chosen when the ledger was made; today's policy moves only the limit
+        with pytest.raises(BudgetRefused):
+            ledger.reserve("another", "hash", charges_of())
+
+
+def test_a_ledger_whose_first_run_chose_the_order_is_refused_with_a_reason(bench: LedgerBench) -> None:
+    bench.open().close()
+    connection = sqlite3.connect(bench.path)
+    connection.executescript(
+        "DROP TRIGGER entries_no_update; UPDATE entries SET body = replace(body, 'order\":2', 'x\":2')"
+    )
+    connection.close()
+    with pytest.raises(LedgerBroken, match="of an earlier release"):
+        bench.open()
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.2])
