@@ -230,7 +230,7 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def _check_budget(self, accounts: Sequence[RunAccount], order: float) -> None:
         after = standing(accounts, order=order, delta=self.delta)
-        if after.needed > self.lifetime_epsilon:
+        if not after.needed <= self.lifetime_epsilon:  # what cannot be compared is refused too
             before = standing(accounts[:-1], order=order, delta=self.delta)
             raise BudgetRefused(
                 f"{self.site}: run {accounts[-1].run} needs a lifetime epsilon of {after.needed:.3g} at delta"

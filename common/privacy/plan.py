@@ -89,6 +89,7 @@ class PrivacyPlan:
         purposes = [TRAINING, *(release.purpose for release in self.counts)]
         if len(set(purposes)) < len(purposes):
             raise ValueError(f"counts: every purpose once, and training is none of them, got {', '.join(purposes[1:])}")
+        self.charges()  # Event refuses what no accountant could read
 
     def charges(self) -> tuple[Charge, ...]:
         """Everything that this run may release, as the ledger reserves it: training first, then the tables."""

@@ -5,9 +5,9 @@ divergences of one order add up under any adaptivity, so a sum held below a boun
 arXiv:2008.11193). That theorem is for *one* order, fixed before the first release. Letting every new charge pick
 whichever order still has room is the same thing when all charges have proportional curves (unsampled Gaussians, or the
 same plan again), but is not proved for mixtures: an analyst who chooses the next mechanism after seeing the last answer
-chooses the order with it. So one order is fixed before anything is asked for, out of the institution's own lifetime budget and
-nothing else (`filter_order`): a server that could choose it, through the first plan that it sends, could choose one at
-which no honest run ever fits. For unsampled Gaussians, repeated or mixed, the choice has as much room as any order.
+chooses the order with it. So one order is fixed before anything is asked for, out of the institution's own lifetime
+budget and nothing else (`filter_order`): a server that could choose it, through the first plan that it sends, could
+choose one at which no honest run ever fits. For unsampled Gaussians it has as much room as any order.
 """
 
 from __future__ import annotations
@@ -99,4 +99,8 @@ def _log_moment(noise_multiplier: float, sampling_rate: float, order: int) -> fl
         for k in range(order + 1)
     ]  # fmt: skip
     largest = max(terms)
+    if math.isinf(
+        largest
+    ):  # too little noise for a float to say what it costs: inf - inf would be NaN, and cost nothing
+        return math.inf
     return max(0.0, largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) * (1 + 1e-12) + _ROUNDING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import sqlite3
 import stat
@@ -15,7 +16,7 @@ from client.ledger import BudgetRefused
 from client.ledger_schema import LedgerBroken
 from client.policy import Refused
 from common.privacy.plan import Charge, Event
-from common.privacy.renyi import ORDERS, renyi, renyi_bound, renyi_epsilon
+from common.privacy.renyi import ORDERS, _curve, renyi, renyi_bound, renyi_epsilon
 from tests.ledger_bench import LedgerBench, charges_of
 
 
@@ -116,6 +117,16 @@ def test_a_refused_run_leaves_no_trace_and_a_smaller_one_still_fits(bench: Ledge
             ledger.reserve("greedy", "hash", charges_of(noise=2.0))
         ledger.reserve("small", "hash", charges_of(noise=200.0))
         assert [line.run for line in ledger.spent().runs] == ["modest", "small"]
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_hardly_any_noise_is_beyond_every_budget(bench: LedgerBench, rate: float) -> None:
+    # Where terms of the sampled sum are infinite, their difference is no number, and compares with nothing.
+    assert all(cost == math.inf for cost in _curve(1e-156, rate))
+    with pytest.raises(ValueError, match="must be at least"):
+        Event("gaussian", 1e-156, rate, 1)
+    with bench.open() as ledger, pytest.raises(BudgetRefused):
+        ledger.reserve("naked", "hash", (Charge("train", "training", Event("gaussian", 1e-3, rate, 1)),))
 
 
 def test_cohorts_of_one_run_are_disjoint_and_runs_are_not(bench: LedgerBench) -> None:
