@@ -99,8 +99,6 @@ def _log_moment(noise_multiplier: float, sampling_rate: float, order: int) -> fl
         for k in range(order + 1)
     ]  # fmt: skip
     largest = max(terms)
-    if math.isinf(
-        largest
-    ):  # too little noise for a float to say what it costs: inf - inf would be NaN, and cost nothing
+    if math.isinf(largest):  # hardly any noise: inf - inf would be NaN, and cost nothing
         return math.inf
     return max(0.0, largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) * (1 + 1e-12) + _ROUNDING
