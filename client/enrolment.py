@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from client.ledger import Ledger
 from client.policy import Policy, Refused, check, read_policy
 from client.site import RUN_NAME, Site
-from client.stages import write_durably
+from client.stages import alone, write_durably
 from common.compose import ConfigError, validate
 from common.config import Config
 from common.data.schema import merge_schemas
@@ -61,12 +61,12 @@ def agree(site: Site, request: Enrol) -> Agreement:
         with open_ledger(site, policy) as ledger:
             ledger.reserve(agreement.run, agreement.plan_hash.hex(), agreement.plan.charges())
     path = site.run_folder(agreement.run) / "enrolment.json"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     body = json.dumps({"run": request.run, "config": request.config, "plan": request.plan}).encode()
-    if path.exists() and path.read_bytes() != body:
-        raise Refused("replay", f"run {agreement.run} was agreed to with another configuration")
-    if not path.exists():
-        write_durably(path, body)
+    with alone(path.parent):
+        if path.exists() and path.read_bytes() != body:
+            raise Refused("replay", f"run {agreement.run} was agreed to with another configuration")
+        if not path.exists():
+            write_durably(path, body)
     return agreement
 
 

@@ -20,7 +20,7 @@ from client.contribute import Contribution, Work, contribute, draw_own_sums, own
 from client.enrolment import Agreement, agree, agreement_of, open_ledger
 from client.policy import Refused, read_policy
 from client.site import Site
-from client.stages import Stages, erase_drafts
+from client.stages import Stages
 from common.messages import (
     Advert,
     Checked,
@@ -201,18 +201,18 @@ def _reveal(site: Site, request: RevealRequest) -> Reply:
 
 
 def _settle(site: Site, request: Settle) -> Reply:
-    agreement = agreement_of(site, request.run)
-    erase_drafts(site.run_folder(request.run))
-    for folder in site.run_folder(request.run).iterdir():
-        if folder.is_dir():
-            Stages(folder).erase()
+    """Close a run: nothing new begins or is charged; then whoever is still at work is waited for, and erased."""
+    agreement, entries, head = agreement_of(site, request.run), 0, b""
     site.mark_settled(request.run)
+    if agreement.plan is not None:
+        with open_ledger(site, read_policy(site.policy_path)) as ledger:
+            ledger.settle(request.run)
+            entries, head = ledger.head()
+    run_folder = site.run_folder(request.run)
+    # The rounds come first: where personal blocks and what belongs to the whole run are written, a round is locked.
+    for folder in (*sorted(path for path in run_folder.iterdir() if path.is_dir()), run_folder):
+        Stages(folder).erase()
     site.log("settled", run=request.run)
-    if agreement.plan is None:
-        return Settled(entries=0, head=b"")
-    with open_ledger(site, read_policy(site.policy_path)) as ledger:
-        ledger.settle(request.run)
-        entries, head = ledger.head()
     return Settled(entries=entries, head=head)
 
 
@@ -230,8 +230,13 @@ def _once(site: Site, stages: Stages, request: StageRequest, compute: Callable[[
     """Answer a stage once, write down what left, and erase what only this stage needed."""
     stage = type(request).__name__
     repeated = stages.answered(stage)
-    body = stages.once(stage, pack(request), lambda: pack(compute()))
-    stages.drop(*_SPENT[stage])
+
+    def first() -> bytes:
+        if site.is_settled(request.run):  # looked at inside the lock: `_settle` marks, then takes the lock and erases
+            raise Refused("settled", f"run {request.run} is over")
+        return pack(compute())
+
+    body = stages.once(stage, pack(request), first, spent=_SPENT[stage])
     if not repeated:
         where = {"round": request.round, "bytes": len(body)}
         site.log("left", run=request.run, purpose=request.purpose, stage=stage, **where)
