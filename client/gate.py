@@ -16,8 +16,9 @@ from safetensors.numpy import load, save
 
 from client import mask
 from client.admission import admit, check_stage
-from client.contribute import Contribution, Work, contribute, draw_own_sums, own_sums_path
+from client.contribute import Contribution, Work, contribute
 from client.enrolment import Agreement, agree, agreement_of, open_ledger
+from client.own_statistics import with_own_statistics
 from client.policy import Refused, read_policy
 from client.site import Site
 from client.stages import Stages
@@ -96,7 +97,7 @@ def _contribute(site: Site, agreement: Agreement, stages: Stages, request: Task)
 
 def _compute(work: Work, stages: Stages, *, num_sites: int) -> Reply:
     site, request = work.site, work.task
-    contribution = contribute(work)
+    contribution = contribute(with_own_statistics(work))
     if work.agreement.config.secagg.kind == "none":
         return Plain(institution=site.name, vectors=_with_weight(contribution))
     vectors = _encode(work, contribution, num_sites=num_sites)
@@ -124,15 +125,6 @@ def _charge(site: Site, agreement: Agreement, request: Task, *, is_new: bool) ->
         if is_new and not first:
             Stages(_folder(site, request)).drop("Task")
             raise Refused("replay", f"{request.purpose} of round {request.round} was charged, and its noise is gone")
-        if _needs_own_statistics(site, agreement):
-            ledger.release(request.run, 0, "own", "normalisation", 1)
-    if _needs_own_statistics(site, agreement):
-        draw_own_sums(Work(site, agreement, request, 1))
-
-
-def _needs_own_statistics(site: Site, agreement: Agreement) -> bool:
-    drawn = own_sums_path(site, agreement.run).exists()
-    return agreement.config.data.normalisation == "site" and not drawn
 
 
 def _share(site: Site, request: ShareRequest) -> Reply:

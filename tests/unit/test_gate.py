@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from client.enrolment import open_ledger
 from client.gate import _at, _contribute, answer
 from client.policy import read_policy
 from client.site import Site
+from client.stages import Stages, write_durably
 from common.blocks import blocks_of, flatten
 from common.messages import Advert, Arrays, Enrol, Enrolled, Refusal, Reply, Request, Settle, Settled, Task, pack
 from common.models.model import build_model
@@ -98,6 +100,57 @@ def test_an_answer_that_was_lost_after_its_charge_is_not_drawn_again(prepared: P
     (site.run_folder(prepared.folder.name) / "000001-training" / "Task.entry").unlink()
     assert [_code(_say(site, _task(prepared))) for _ in range(2)] == ["replay", "replay"]
     assert _releases(site) == 1
+
+
+def _manifest_with(site: Site, cell: str) -> str:
+    """Write a cell into the first row's first column of numbers; give what the file was before."""
+    path = site.folder / "manifest.csv"
+    before = path.read_text()
+    header, row, *rest = before.splitlines()
+    cells = dict(zip(header.split(","), row.split(","), strict=True)) | {"crp": cell}
+    path.write_text("\n".join([header, ",".join(cells.values()), *rest]) + "\n")
+    return before
+
+
+def test_own_statistics_that_fail_once_fail_for_ever_and_say_nothing_more(tmp_path: Path) -> None:
+    prepared = prepare_toy(tmp_path, "data.normalisation=site", "audit.attributes=[]")
+    site = prepared.sites[0]
+    before = _manifest_with(site, "broken")
+    assert [_code(_say(site, _task(prepared))) for _ in range(2)] == ["failed"] * 2
+    (site.folder / "manifest.csv").write_text(before)  # repaired: a server that polls must not learn when
+    replies = [_code(_say(site, _task(prepared, round=number))) for number in (1, 2, 2, 3)]
+    assert replies == ["failed"] * 4
+    assert _releases(site) == 1 + 3  # the statistics, drawn once, and a step of each round
+
+
+def test_how_many_subjects_a_site_has_does_not_leave_as_a_code(tmp_path: Path) -> None:
+    prepared = prepare_toy(tmp_path, "data.normalisation=site", "audit.attributes=[]")
+    site = prepared.sites[0]
+    manifest = site.folder / "manifest.csv"
+    header, first = manifest.read_text().splitlines()[:2]
+    named = [first.replace("site-0-0000", f"new-{number}") for number in range(1000)]  # 1000 * delta is 1
+    manifest.write_text("\n".join([header, *named]) + "\n")
+    assert _code(_say(site, _task(prepared))) == "failed"
+
+
+def test_own_statistics_that_were_interrupted_are_drawn_again_with_the_same_noise(tmp_path: Path) -> None:
+    prepared = prepare_toy(tmp_path, "data.normalisation=site", "audit.attributes=[]")
+    site, task = prepared.sites[0], _task(prepared)
+    agreement, stages = _at(site, task)
+    stages.folder.mkdir(parents=True)
+    kept = []
+    for number in range(2):
+        own = Stages(site.run_folder(task.run))
+        key, is_new = own.begin("own-statistics", b"")  # as if a process had died right after
+        assert is_new == (number == 0)
+        assert isinstance(_contribute(site, agreement, stages, task), Advert)
+        entry = own.folder / "own-statistics.entry"
+        kept.append((key, entry.read_bytes()))
+        assert not (own.folder / "own-statistics.secret").exists()
+        write_durably(own.folder / "own-statistics.secret", hashlib.sha256(b"").digest() + key)
+        entry.unlink()
+    assert kept[0] == kept[1]
+    assert _releases(site) == 2
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_two_processes_that_answer_one_request_give_the_same_bytes(tmp_path: Pat
         (("os.mkdir", "000001-training"), False),
         (("open", "Task.secret"), False),
         (("open", "update.secret"), True),
-        (("os.link", "own-statistics"), True),
+        (("os.link", "own-statistics.entry"), True),
     ],
     ids=["before its folder", "before its charge", "before its masks", "while its statistics are kept"],
 )
@@ -129,3 +129,11 @@ def test_a_settlement_leaves_nothing_of_a_task_in_flight(
     assert door.left_over() == []
     assert releases(door.site) == (2 if answered else 0)  # the step and the statistics, or nothing
     assert code(answer(door.site, lambda: task(prepared, 2))) == "settled"
+
+
+def test_own_statistics_that_two_rounds_need_at_once_are_drawn_once(tmp_path: Path) -> None:
+    door, prepared = door_of(tmp_path, "data.normalisation=site")
+    replies = door.race(task(prepared, 1), ("os.link", "own-statistics"), task(prepared, 2))
+    assert [code(reply) for reply in replies] == ["Advert", "Advert"]
+    assert releases(door.site) == 3
+    assert len(door.site.logged("failed")) == 0
