@@ -7,9 +7,10 @@ import json
 from dataclasses import dataclass
 
 from client.ledger import Ledger
+from client.ledger_schema import LedgerBroken
 from client.policy import Policy, Refused, check, read_policy
 from client.site import RUN_NAME, Site
-from client.stages import alone, write_durably
+from client.stages import alone, sync_folder, write_durably
 from common.compose import ConfigError, validate
 from common.config import Config
 from common.data.schema import merge_schemas
@@ -83,20 +84,33 @@ def agreement_of(site: Site, run: str) -> Agreement:
 
 
 def open_ledger(site: Site, policy: Policy) -> Ledger:
-    """Open the institution's ledger with its own key."""
+    """Open the institution's ledger with its own key, or make it, once.
+
+    Guarantees:
+        once: a marker is on disk as soon as there is a ledger with a header; from then on none is begun anew.
+
+    Raises:
+        LedgerBroken: the ledger is gone, empty, or not what this institution wrote.
+    """
     identity = load_identity(site.identity_path)
     marker = site.state / "ledger.made"
-    if marker.exists() and not site.ledger_path.exists():
-        raise Refused("ledger", "this site's ledger is gone: restore it; a new one would forget what was spent")
-    marker.touch(mode=0o600)
-    return Ledger.open(
+    is_made = marker.exists()
+    if is_made and not site.ledger_path.exists():
+        raise LedgerBroken("this site's ledger is gone: restore it; a new one would forget what was spent")
+    ledger = Ledger.open(
         site.ledger_path,
         site=site.name,
         signer=identity.sign,
         public_key=identity.public_key,
         delta=policy.lifetime_delta,
         lifetime_epsilon=policy.lifetime_epsilon,
+        is_made=is_made,
     )
+    if not is_made:
+        sync_folder(site.state)  # the ledger's name before the marker's: after a crash there is never the marker alone
+        marker.touch(mode=0o600)
+        sync_folder(site.state)
+    return ledger
 
 
 def _check_schema(site: Site, config: Config) -> None:

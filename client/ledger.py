@@ -58,6 +58,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         public_key: bytes,
         delta: float,
         lifetime_epsilon: float,
+        is_made: bool = False,
     ) -> Ledger:
         """Open a ledger, or make a new one whose header is fixed for ever.
 
@@ -68,9 +69,10 @@ class Ledger(AbstractContextManager["Ledger"]):
             public_key: the key that the signatures must verify under, 32 bytes.
             delta: delta of the lifetime budget; the header's is the only one allowed.
             lifetime_epsilon: the policy's lifetime budget of today.
+            is_made: a ledger was made here before, so that one without entries has lost them.
 
         Raises:
-            LedgerBroken: the chain or the newest signature is wrong, or the header says something else.
+            LedgerBroken: entries are gone, chain or newest signature are wrong, or the header says something else.
             ValueError: the location is no SQLite file, or delta or lifetime_epsilon are out of range.
         """
         if not (0 < delta < 1 and 0 < lifetime_epsilon < float("inf")):
@@ -78,7 +80,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         ledger = Ledger(site, delta, lifetime_epsilon, public_key, open_store(location, signer))
         try:
             with ledger.store.writing() as pen:
-                ledger._check_header(pen)
+                ledger._check_header(pen, is_made=is_made)
         except BaseException:
             ledger.close()
             raise
@@ -203,7 +205,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Close it."""
         self.close()
 
-    def _check_header(self, pen: Pen) -> None:
+    def _check_header(self, pen: Pen, *, is_made: bool) -> None:
         header: dict[str, object] = {
             "site": self.site,
             "delta": self.delta,
@@ -214,6 +216,8 @@ class Ledger(AbstractContextManager["Ledger"]):
             "public_key": self.public_key.hex(),
         }
         entries = pen.entries()
+        if not entries and is_made:
+            raise LedgerBroken("this ledger is empty: restore it; a new one would forget what was spent")
         if not entries:
             # The filter's order is the institution's choice, made before anybody asks for anything, and kept for ever.
             order = filter_order(self.lifetime_epsilon, self.delta)

@@ -153,8 +153,13 @@ def write_durably(path: Path, body: bytes) -> None:
         os.link(draft, path)  # fails where the name is taken, as O_EXCL does, but never shows half a file
     finally:
         draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a crash."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

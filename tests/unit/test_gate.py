@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,9 +229,52 @@ def test_a_plan_that_says_other_noise_than_it_charges_is_refused(prepared: Prepa
     assert _code(_say(site, longer)) == "plan"
 
 
-def test_a_lost_ledger_is_not_begun_anew(prepared: Prepared) -> None:
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["deleted", "truncated"])
+def test_a_lost_ledger_is_not_begun_anew(prepared: Prepared, lose: Callable[[Path], None]) -> None:
     site = prepared.sites[0]
     assert isinstance(_say(site, prepared.request), Enrolled)
     for path in site.state.glob("ledger.sqlite*"):
+        lose(path)
+    assert [_code(_say(site, replace(prepared.request, run="again"))) for _ in range(2)] == ["ledger"] * 2
+
+
+def test_a_site_that_was_killed_while_its_ledger_was_made_makes_it_afterwards(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    for path in site.state.glob("ledger.*"):
         path.unlink()
-    assert _code(_say(site, replace(prepared.request, run="again"))) == "ledger"
+
+    def dies_at(number: int) -> bool:
+        child = os.fork()
+        if child == 0:
+            seen = iter(range(number))
+
+            def watch(event: str, arguments: tuple[object, ...]) -> None:
+                touched = event in ("open", "sqlite3.connect", "os.mkdir", "os.link")
+                touched = touched and str(site.state) in str(arguments)
+                if touched and next(seen, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(watch)
+            os._exit(_code(_say(site, replace(prepared.request, run="again"))) != "Enrolled")
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    kills = next(number for number in range(100) if not dies_at(number))
+    assert isinstance(_say(site, replace(prepared.request, run="again")), Enrolled)
+    assert kills > 5
+
+
+def test_two_first_requests_at_once_are_both_agreed_to(tmp_path: Path) -> None:
+    prepared = prepare_toy(tmp_path, *NONE)
+    site = prepared.sites[0]
+    for path in site.state.glob("ledger.*"):
+        path.unlink()
+    children = []
+    for number in range(3):
+        child = os.fork()
+        if child == 0:
+            os._exit(_code(_say(site, replace(prepared.request, run=f"run-{number}"))) != "Enrolled")
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 3
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        ledger.verify()
+        assert sum(entry.kind == "reserve" for entry in ledger.entries()) == 3
