@@ -220,6 +220,16 @@ def test_another_schema_than_the_folders_is_refused_before_a_reservation(prepare
         assert {entry.run for entry in ledger.entries()} == {"", prepared.folder.name}
 
 
+def test_a_server_cannot_permute_the_columns_or_levels_of_a_folder(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    modalities = json.loads(prepared.config.model_dump_json())["data_schema"]["modalities"]
+    modalities["ward"]["categorical"]["triage"].reverse()
+    assert _code(_say(site, _enrol(prepared, "levels", data_schema__modalities=modalities))) == "schema"
+    modalities["ward"]["categorical"]["triage"].reverse()
+    modalities["labs"]["columns"].reverse()
+    assert _code(_say(site, _enrol(prepared, "columns", data_schema__modalities=modalities))) == "schema"
+
+
 def test_a_plan_that_says_other_noise_than_it_charges_is_refused(prepared: Prepared) -> None:
     site = prepared.sites[0]
     plan = json.loads(prepared.request.plan)
