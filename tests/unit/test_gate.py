@@ -216,6 +216,7 @@ def test_another_schema_than_the_folders_is_refused_before_a_reservation(prepare
     assert _code(_say(site, _enrol(prepared, "other", data_schema__tasks=tasks))) == "schema"
     assert _code(_say(site, _enrol(prepared, "larger", secagg__k_min=9))) == "cohort"
     assert _code(_say(site, _enrol(prepared, "../../x"))) == "malformed"
+    assert _code(_say(site, _enrol(prepared, "misspelt", federation__personal=["heads"]))) == "malformed"
     with open_ledger(site, read_policy(site.policy_path)) as ledger:
         assert {entry.run for entry in ledger.entries()} == {"", prepared.folder.name}
 
