@@ -89,7 +89,6 @@ class PrivacyPlan:
         purposes = [TRAINING, *(release.purpose for release in self.counts)]
         if len(set(purposes)) < len(purposes):
             raise ValueError(f"counts: every purpose once, and training is none of them, got {', '.join(purposes[1:])}")
-        self.charges()  # Event refuses what no accountant could read
 
     def charges(self) -> tuple[Charge, ...]:
         """Everything that this run may release, as the ledger reserves it: training first, then the tables."""
@@ -125,7 +124,9 @@ class PrivacyPlan:
         if not isinstance(counts, list):
             raise ValueError(f"counts must be a list, got {counts!r}")
         releases = tuple(CountRelease(**_entries(release, CountRelease)) for release in counts)
-        return PrivacyPlan(**entries, counts=releases)
+        plan = PrivacyPlan(**entries, counts=releases)
+        plan.charges()  # whoever wrote it: Event refuses what no accountant could read
+        return plan
 
 
 def make_plan(config: PrivacyConfig, *, rounds: int, counts_needed: Mapping[str, tuple[str, float]]) -> PrivacyPlan:
