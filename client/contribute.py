@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 from torch import nn
 
 from client.arithmetic import rows_at_once
@@ -18,7 +16,6 @@ from client.evaluate import count_table
 from client.personal import load_personal, save_personal
 from client.policy import Refused, read_policy
 from client.site import Site
-from client.stages import write_durably
 from client.train import LocalTraining, train_round
 from common.blocks import load
 from common.data.batch import Batch, assemble
@@ -43,13 +40,17 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Work:
-    """What a computation may look at: the site, what it agreed to, the request, and how many add noise with it."""
+    """What a computation may look at: the site, what it agreed to, the request, and how many add noise with it.
+
+    `own_sums` are this site's own statistics (normalisation=site), which own_statistics.py draws.
+    """
 
     site: Site
     agreement: Agreement
     task: Task
     honest: int
     noise_key: bytes = field(default=b"", repr=False)
+    own_sums: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def schema(self) -> Schema:
@@ -94,9 +95,9 @@ class Work:
         kind = self.agreement.config.data.normalisation
         if kind == "none":
             return from_bounds(self.schema)
-        sums = own_sums(self) if kind == "site" else self.task.normalisation.get("sums")
+        sums = self.own_sums if kind == "site" else self.task.normalisation.get("sums")
         if sums is None:
-            raise Refused("malformed", "the request carries no normalisation sums")
+            raise Refused("malformed", "there are no normalisation sums")
         return from_sums(self.schema, from_fixed_point(sums))
 
     def batch(self, split: str) -> Batch:
@@ -166,35 +167,6 @@ def _training(work: Work) -> Contribution:
 def _normalisation(work: Work) -> Contribution:
     sums = normalisation_vector(work.data(), work.schema, "train")
     return _noised_table(work, to_fixed_point(sums))
-
-
-def own_sums(work: Work) -> np.ndarray:
-    """This site's own statistics (normalisation=site), drawn once a run.
-
-    They are never sent, but every gradient depends on them, and so on every subject behind them: exact ones would let
-    one subject move all the others' gradients, past any clip. So they carry full noise and are charged.
-
-    Raises:
-        Refused: they were not drawn yet; the gate draws them, after the charge.
-    """
-    if work.agreement.plan is None:
-        return to_fixed_point(normalisation_vector(work.data(), work.schema, "train"))
-    path = own_sums_path(work.site, work.agreement.run)
-    if not path.exists():
-        raise Refused("order", "this site's own statistics were not drawn yet")
-    return load_arrays(path.read_bytes())["sums"]
-
-
-def draw_own_sums(work: Work) -> None:
-    """Draw this site's own statistics, and keep them for the rest of the run."""
-    first = replace(work, task=Task(work.agreement.run, 0, "normalisation"), honest=1, noise_key=b"")
-    path = own_sums_path(work.site, work.agreement.run)
-    write_durably(path, save_arrays({"sums": _normalisation(first).counts["normalisation"]}))
-
-
-def own_sums_path(site: Site, run: str) -> Path:
-    """Where a site keeps its own statistics."""
-    return site.run_folder(run) / "own-statistics.safetensors"
 
 
 def _count_subjects(work: Work) -> Contribution:

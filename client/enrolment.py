@@ -7,9 +7,10 @@ import json
 from dataclasses import dataclass
 
 from client.ledger import Ledger
+from client.ledger_schema import LedgerBroken
 from client.policy import Policy, Refused, check, read_policy
 from client.site import RUN_NAME, Site
-from client.stages import write_durably
+from client.stages import alone, sync_folder, write_durably
 from common.compose import ConfigError, validate
 from common.config import Config
 from common.data.schema import merge_schemas
@@ -61,12 +62,12 @@ def agree(site: Site, request: Enrol) -> Agreement:
         with open_ledger(site, policy) as ledger:
             ledger.reserve(agreement.run, agreement.plan_hash.hex(), agreement.plan.charges())
     path = site.run_folder(agreement.run) / "enrolment.json"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     body = json.dumps({"run": request.run, "config": request.config, "plan": request.plan}).encode()
-    if path.exists() and path.read_bytes() != body:
-        raise Refused("replay", f"run {agreement.run} was agreed to with another configuration")
-    if not path.exists():
-        write_durably(path, body)
+    with alone(path.parent):
+        if path.exists() and path.read_bytes() != body:
+            raise Refused("replay", f"run {agreement.run} was agreed to with another configuration")
+        if not path.exists():
+            write_durably(path, body)
     return agreement
 
 
@@ -85,20 +86,33 @@ def agreement_of(site: Site, run: str) -> Agreement:
 
 
 def open_ledger(site: Site, policy: Policy) -> Ledger:
-    """Open the institution's ledger with its own key."""
+    """Open the institution's ledger with its own key, or make it, once.
+
+    Guarantees:
+        once: a marker is on disk as soon as there is a ledger with a header; from then on none is begun anew.
+
+    Raises:
+        LedgerBroken: the ledger is gone, empty, or not what this institution wrote.
+    """
     identity = load_identity(site.identity_path)
     marker = site.state / "ledger.made"
-    if marker.exists() and not site.ledger_path.exists():
-        raise Refused("ledger", "this site's ledger is gone: restore it; a new one would forget what was spent")
-    marker.touch(mode=0o600)
-    return Ledger.open(
+    is_made = marker.exists()
+    if is_made and not site.ledger_path.exists():
+        raise LedgerBroken("this site's ledger is gone: restore it; a new one would forget what was spent")
+    ledger = Ledger.open(
         site.ledger_path,
         site=site.name,
         signer=identity.sign,
         public_key=identity.public_key,
         delta=policy.lifetime_delta,
         lifetime_epsilon=policy.lifetime_epsilon,
+        is_made=is_made,
     )
+    if not is_made:
+        sync_folder(site.state)  # the ledger's name before the marker's: after a crash there is never the marker alone
+        marker.touch(mode=0o600)
+        sync_folder(site.state)
+    return ledger
 
 
 def _check_schema(site: Site, config: Config) -> None:

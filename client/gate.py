@@ -17,11 +17,12 @@ from safetensors.numpy import load, save
 from client import mask
 from client.admission import admit, check_stage
 from client.arithmetic import make_reproducible
-from client.contribute import Contribution, Work, contribute, draw_own_sums, own_sums_path
+from client.contribute import Contribution, Work, contribute
 from client.enrolment import Agreement, agree, agreement_of, open_ledger
+from client.own_statistics import with_own_statistics
 from client.policy import Refused, read_policy
 from client.site import Site
-from client.stages import Stages, erase_drafts
+from client.stages import Stages
 from common.messages import (
     Advert,
     Checked,
@@ -112,7 +113,7 @@ def _contribute(site: Site, agreement: Agreement, stages: Stages, request: Task)
 
 def _compute(work: Work, stages: Stages, *, num_sites: int) -> Reply:
     site, request = work.site, work.task
-    contribution = contribute(work)
+    contribution = contribute(with_own_statistics(work))
     if work.agreement.config.secagg.kind == "none":
         return Plain(institution=site.name, vectors=_with_weight(contribution))
     vectors = _encode(work, contribution, num_sites=num_sites)
@@ -140,15 +141,6 @@ def _charge(site: Site, agreement: Agreement, request: Task, *, is_new: bool) ->
         if is_new and not first:
             Stages(_folder(site, request)).drop("Task")
             raise Refused("replay", f"{request.purpose} of round {request.round} was charged, and its noise is gone")
-        if _needs_own_statistics(site, agreement):
-            ledger.release(request.run, 0, "own", "normalisation", 1)
-    if _needs_own_statistics(site, agreement):
-        draw_own_sums(Work(site, agreement, request, 1))
-
-
-def _needs_own_statistics(site: Site, agreement: Agreement) -> bool:
-    drawn = own_sums_path(site, agreement.run).exists()
-    return agreement.config.data.normalisation == "site" and not drawn
 
 
 def _share(site: Site, request: ShareRequest) -> Reply:
@@ -217,18 +209,18 @@ def _reveal(site: Site, request: RevealRequest) -> Reply:
 
 
 def _settle(site: Site, request: Settle) -> Reply:
-    agreement = agreement_of(site, request.run)
-    erase_drafts(site.run_folder(request.run))
-    for folder in site.run_folder(request.run).iterdir():
-        if folder.is_dir():
-            Stages(folder).erase()
+    """Close a run: nothing new begins or is charged; then whoever is still at work is waited for, and erased."""
+    agreement, entries, head = agreement_of(site, request.run), 0, b""
     site.mark_settled(request.run)
+    if agreement.plan is not None:
+        with open_ledger(site, read_policy(site.policy_path)) as ledger:
+            ledger.settle(request.run)
+            entries, head = ledger.head()
+    run_folder = site.run_folder(request.run)
+    # The rounds come first: where personal blocks and what belongs to the whole run are written, a round is locked.
+    for folder in (*sorted(path for path in run_folder.iterdir() if path.is_dir()), run_folder):
+        Stages(folder).erase()
     site.log("settled", run=request.run)
-    if agreement.plan is None:
-        return Settled(entries=0, head=b"")
-    with open_ledger(site, read_policy(site.policy_path)) as ledger:
-        ledger.settle(request.run)
-        entries, head = ledger.head()
     return Settled(entries=entries, head=head)
 
 
@@ -246,8 +238,13 @@ def _once(site: Site, stages: Stages, request: StageRequest, compute: Callable[[
     """Answer a stage once, write down what left, and erase what only this stage needed."""
     stage = type(request).__name__
     repeated = stages.answered(stage)
-    body = stages.once(stage, pack(request), lambda: pack(compute()))
-    stages.drop(*_SPENT[stage])
+
+    def first() -> bytes:
+        if site.is_settled(request.run):  # looked at inside the lock: `_settle` marks, then takes the lock and erases
+            raise Refused("settled", f"run {request.run} is over")
+        return pack(compute())
+
+    body = stages.once(stage, pack(request), first, spent=_SPENT[stage])
     if not repeated:
         where = {"round": request.round, "bytes": len(body)}
         site.log("left", run=request.run, purpose=request.purpose, stage=stage, **where)

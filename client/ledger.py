@@ -58,6 +58,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         public_key: bytes,
         delta: float,
         lifetime_epsilon: float,
+        is_made: bool = False,
     ) -> Ledger:
         """Open a ledger, or make a new one whose header is fixed for ever.
 
@@ -68,9 +69,10 @@ class Ledger(AbstractContextManager["Ledger"]):
             public_key: the key that the signatures must verify under, 32 bytes.
             delta: delta of the lifetime budget; the header's is the only one allowed.
             lifetime_epsilon: the policy's lifetime budget of today.
+            is_made: a ledger was made here before, so that one without entries has lost them.
 
         Raises:
-            LedgerBroken: the chain or the newest signature is wrong, or the header says something else.
+            LedgerBroken: entries are gone, chain or newest signature are wrong, or the header says something else.
             ValueError: the location is no SQLite file, or delta or lifetime_epsilon are out of range.
         """
         if not (0 < delta < 1 and 0 < lifetime_epsilon < float("inf")):
@@ -78,7 +80,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         ledger = Ledger(site, delta, lifetime_epsilon, public_key, open_store(location, signer))
         try:
             with ledger.store.writing() as pen:
-                ledger._check_header(pen)
+                ledger._check_header(pen, is_made=is_made)
         except BaseException:
             ledger.close()
             raise
@@ -105,11 +107,9 @@ class Ledger(AbstractContextManager["Ledger"]):
                 _check_same(accounts[run], plan_hash, charges)
                 return
             asked = RunAccount(run, plan_hash, _now(), tuple(charges))
-            self._check_budget((*accounts.values(), asked))
+            self._check_budget((*accounts.values(), asked), _order_of(entries))
             reserved = [charge_to_facts(charge) for charge in charges]
             facts: dict[str, object] = {"plan": plan_hash, "charges": reserved, "when": asked.when}
-            if not accounts:  # the filter's order is chosen once, before anything is released, and kept for ever
-                facts["order"] = filter_order(asked.costs(), self.lifetime_epsilon, self.delta)
             pen.append("reserve", run, facts, after=entries)
 
     def release(self, run: str, round: int, stage: str, purpose: str, event_count: int) -> bool:
@@ -156,12 +156,13 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Add everything up."""
         entries = self.entries()
         accounts = tuple(run_accounts(entries).values())
-        stands = standing(accounts, lifetime_epsilon=self.lifetime_epsilon, delta=self.delta)
+        order = _order_of(entries)
+        stands = standing(accounts, order=order, delta=self.delta)
         return LedgerSummary(
             site=self.site,
             lifetime_epsilon=self.lifetime_epsilon,
             delta=self.delta,
-            order=stands.order,
+            order=order,
             spent=stands.spent,
             left=max(0.0, self.lifetime_epsilon - stands.spent),
             entries=len(entries),
@@ -204,7 +205,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Close it."""
         self.close()
 
-    def _check_header(self, pen: Pen) -> None:
+    def _check_header(self, pen: Pen, *, is_made: bool) -> None:
         header: dict[str, object] = {
             "site": self.site,
             "delta": self.delta,
@@ -215,23 +216,38 @@ class Ledger(AbstractContextManager["Ledger"]):
             "public_key": self.public_key.hex(),
         }
         entries = pen.entries()
+        if not entries and is_made:
+            raise LedgerBroken("this ledger is empty: restore it; a new one would forget what was spent")
         if not entries:
-            pen.append("header", "", {**header, "when": _now()}, after=entries)
+            # The filter's order is the institution's choice, made before anybody asks for anything, and kept for ever.
+            order = filter_order(self.lifetime_epsilon, self.delta)
+            pen.append("header", "", {**header, "order": order, "when": _now()}, after=entries)
             return
+        if entries[0].kind == "header" and '"order":' not in entries[0].body:
+            raise LedgerBroken("this ledger is of an earlier release: its filter's order was chosen by the first run")
         check_chain(entries, self.public_key, every_signature=False)
+        _order_of(entries)
         written = entries[0].facts()
         for name, value in header.items():
             if written.get(name) != value:
                 raise LedgerBroken(f"the ledger's {name} is {written.get(name)} for ever, not {value}")
 
-    def _check_budget(self, accounts: Sequence[RunAccount]) -> None:
-        after = standing(accounts, lifetime_epsilon=self.lifetime_epsilon, delta=self.delta)
-        if after.needed > self.lifetime_epsilon:
-            before = standing(accounts[:-1], lifetime_epsilon=self.lifetime_epsilon, delta=self.delta)
+    def _check_budget(self, accounts: Sequence[RunAccount], order: float) -> None:
+        after = standing(accounts, order=order, delta=self.delta)
+        if not after.needed <= self.lifetime_epsilon:  # what cannot be compared is refused too
+            before = standing(accounts[:-1], order=order, delta=self.delta)
             raise BudgetRefused(
                 f"{self.site}: run {accounts[-1].run} needs a lifetime epsilon of {after.needed:.3g} at delta"
                 f" {self.delta:g}; {self.lifetime_epsilon:g} is allowed, {before.spent:.3g} is spent"
             )
+
+
+def _order_of(entries: Sequence[Entry]) -> float:
+    """The Renyi order that this ledger's filter works at, as its header says."""
+    order = entries[0].facts()["order"]
+    if not isinstance(order, int | float) or order not in ORDERS:
+        raise LedgerBroken(f"the ledger's filter works at order {order}, which is none of its orders")
+    return order
 
 
 def _check_same(account: RunAccount, plan_hash: str, charges: Sequence[Charge]) -> None:

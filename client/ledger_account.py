@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from client.ledger_schema import Entry, LedgerBroken, charge_from_facts
 from common.privacy.events import Charge
-from common.privacy.renyi import ORDERS, epsilon_at, filter_order, renyi, renyi_epsilon
+from common.privacy.renyi import ORDERS, epsilon_at, renyi, renyi_epsilon
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class RunAccount:
         when: UTC time of the reservation.
         released: number of events by purpose.
         releases: number of events by (round, stage, purpose).
-        filter_index: in a ledger's first reservation, the index in ORDERS of the order that its filter works at.
     """
 
     run: str
@@ -29,7 +28,6 @@ class RunAccount:
     released: dict[str, int] = field(default_factory=dict)
     releases: dict[tuple[int, str, str], int] = field(default_factory=dict)
     settled: bool = False
-    filter_index: int | None = None
 
     def charged(self) -> tuple[Charge, ...]:
         """What counts: the whole reservation until it is settled, then what was released."""
@@ -70,7 +68,7 @@ class LedgerSummary:
     """Where an institution stands.
 
     Attributes:
-        order: the Renyi order that the filter works at; None before the first reservation.
+        order: the Renyi order that the filter works at.
         spent: epsilon at `delta` of all that is charged, for the subject who pays most, by Renyi composition, as if it
             had been planned beforehand. What is promised however runs depend on each other is lifetime_epsilon.
         left: lifetime_epsilon - spent, at least 0. A guide: the filter decides, and costs do not add up in epsilon.
@@ -80,7 +78,7 @@ class LedgerSummary:
     site: str
     lifetime_epsilon: float
     delta: float
-    order: float | None
+    order: float
     spent: float
     left: float
     entries: int
@@ -122,9 +120,7 @@ def _opened(entry: Entry, facts: dict[str, object]) -> RunAccount:
     if not isinstance(charges, list):
         raise LedgerBroken(f"entry {entry.seq}: its charges are no list")
     reserved = tuple(charge_from_facts(charge) for charge in charges)
-    order = facts.get("order")
-    chosen = order if isinstance(order, int) else None
-    return RunAccount(entry.run, str(facts["plan"]), str(facts["when"]), reserved, filter_index=chosen)
+    return RunAccount(entry.run, str(facts["plan"]), str(facts["when"]), reserved)
 
 
 def _continued(account: RunAccount, entry: Entry, facts: dict[str, object]) -> RunAccount:
@@ -147,29 +143,25 @@ class Standing:
     """The view of all runs together.
 
     Attributes:
-        order: the Renyi order that the filter works at; None while nothing is reserved.
-        needed: the lifetime epsilon that the filter needs to admit all runs; the decision.
+        needed: the lifetime epsilon that the filter needs, at its order, to admit all runs; the decision.
         spent: the same by whichever order gives the least; the figure for readers.
     """
 
-    order: float | None
     needed: float
     spent: float
 
 
-def standing(accounts: Sequence[RunAccount], *, lifetime_epsilon: float, delta: float) -> Standing:
+def standing(accounts: Sequence[RunAccount], *, order: float, delta: float) -> Standing:
     """Add all runs up, at the filter's order and at all others.
 
     Source: Feldman and Zrnic 2020, arXiv:2008.11193; common/privacy/renyi.py says why there is one order.
     """
     if not accounts:
-        return Standing(None, 0.0, 0.0)
-    index = accounts[0].filter_index
-    if index is None:  # the first reservation is only being weighed
-        index = filter_order(worst_cohort(accounts[0].reserved), lifetime_epsilon, delta)
+        return Standing(0.0, 0.0)
     totals = tuple(math.fsum(costs) for costs in zip(*(account.costs() for account in accounts), strict=True))
-    needed = epsilon_at(ORDERS[index], totals[index], delta) if totals[index] else 0.0
-    return Standing(ORDERS[index], needed, renyi_epsilon(totals, delta))
+    total = totals[ORDERS.index(order)]
+    needed = epsilon_at(order, total, delta) if total else 0.0
+    return Standing(needed, renyi_epsilon(totals, delta))
 
 
 def run_lines(accounts: Iterable[RunAccount], delta: float) -> tuple[RunLine, ...]:

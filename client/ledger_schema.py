@@ -6,7 +6,7 @@ zeros for entry 0. `digest` is the SHA-256, in hex, of the canonical JSON list [
 `signature` is the Ed25519 signature, in hex, of the ASCII digest, by the key that the header names.
 
 kind     run   body
-header   ""    site, delta, orders, adjacency, unit, sampling, public_key, when
+header   ""    site, delta, orders, order (the filter's), adjacency, unit, sampling, public_key, when
 reserve  name  plan (hash), charges (list of cohort, purpose, mechanism, noise_multiplier, sampling_rate, count), when
 release  name  round, stage, purpose, count, when
 settle   name  when
@@ -25,7 +25,7 @@ from client.policy import Refused
 from common.privacy.events import Charge, Event
 from common.secagg.identity import verify
 
-FORMAT = "fedmosaic ledger 1"
+FORMAT = "fedmosaic ledger 2"
 NO_DIGEST = "0" * 64
 
 metadata = MetaData()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import yaml
@@ -194,7 +195,7 @@ def _check_listed(allowed: tuple[str, ...], asked: tuple[str, ...], what: str) -
 
 def _write_new(path: Path, text: str) -> None:
     """Write a new file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{token_hex(8)}")
     try:
         draft.write_text(text)
         os.link(draft, path)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 
 from client.policy import Refused
 
@@ -26,8 +27,10 @@ class Stages:
 
     folder: Path
 
-    def once(self, stage: str, request: bytes, compute: Callable[[], bytes]) -> bytes:
+    def once(self, stage: str, request: bytes, compute: Callable[[], bytes], *, spent: tuple[str, ...] = ()) -> bytes:
         """Answer a request, or repeat the answer that was given to the very same request.
+
+        `spent` names the secrets that nobody needs once there is an answer: they are erased.
 
         Guarantees:
             once: at most one reply ever exists for a stage; it is durable before this function returns.
@@ -36,11 +39,12 @@ class Stages:
             Refused: the stage was answered already, to another request.
         """
         digest = hashlib.sha256(request).digest()
-        with self._alone():
-            erase_drafts(self.folder)
+        with alone(self.folder):
+            _erase_drafts(self.folder)
             entry = self._path(stage, "entry")
             if not entry.exists():
                 write_durably(entry, digest + compute())
+            self.drop(*spent)
             stored = entry.read_bytes()
         if stored[:_DIGEST_BYTES] != digest:
             raise Refused("replay", f"stage {stage} of {self.folder.name} was answered already, to another request")
@@ -90,12 +94,12 @@ class Stages:
 
     def erase(self) -> None:
         """Erase the secrets, and what a killed process left of them; the entries stay."""
-        with self._alone():
-            erase_drafts(self.folder)
+        with alone(self.folder):
+            _erase_drafts(self.folder)
             self.drop(*(path.stem for path in self.folder.glob("*.secret")))
 
     def drop(self, *names: str) -> None:
-        """Erase some secrets, where they are there."""
+        """Erase some secrets, where they are there; inside `once`."""
         for path in (self._path(name, "secret") for name in names):
             if path.exists():
                 _erase(path)
@@ -103,18 +107,20 @@ class Stages:
     def _path(self, name: str, kind: str) -> Path:
         return self.folder / f"{name}.{kind}"
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder where there is none, and keep all other processes and threads that ask out of it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
-def erase_drafts(folder: Path) -> None:
+def _erase_drafts(folder: Path) -> None:
     """Erase what `write_durably` left half done where its process was killed; nobody else may be writing there."""
     for path in folder.glob(".*.draft"):
         _erase(path)
@@ -132,13 +138,13 @@ def _erase(path: Path) -> None:
 
 
 def write_durably(path: Path, body: bytes) -> None:
-    """Write a new file, whole or not at all, and survive a crash right after.
+    """Write a new file, whole or not at all, and survive a crash right after; inside `alone`, or where nobody erases.
 
     Raises:
         FileExistsError: the file is there already.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    draft = path.with_name(f".{path.name}.{token_hex(8)}.draft")  # a process number is not unique across containers
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(body)
@@ -147,8 +153,13 @@ def write_durably(path: Path, body: bytes) -> None:
         os.link(draft, path)  # fails where the name is taken, as O_EXCL does, but never shows half a file
     finally:
         draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a crash."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

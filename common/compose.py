@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from common.config import Config
+from common.data.schema import Schema
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -46,11 +47,26 @@ def validate(text: str) -> Config:
 
     Raises:
         ConfigError: the JSON does not describe a configuration; the sentence names the first bad key.
+        ValueError: no model can be built from it.
     """
     try:
-        return Config.model_validate_json(text)
+        config = Config.model_validate_json(text)
     except ValidationError as error:
         raise ConfigError(_sentence(error)) from error
+    if config.federation.personal and config.data_schema is not None:
+        _check_personal(config, config.data_schema)
+    return config
+
+
+def _check_personal(config: Config, schema: Schema) -> None:
+    """Whoever means to keep a block at the site, and misspells it, would share it."""
+    from common.blocks import blocks_of, is_personal  # noqa: PLC0415
+    from common.models.model import build_model  # noqa: PLC0415  (torch: only where blocks are named)
+
+    blocks = tuple(blocks_of(build_model(config, schema, seed=config.seed)))
+    for entry in config.federation.personal:
+        if not any(is_personal(block, (entry,)) for block in blocks):
+            raise ConfigError(f"federation.personal: the blocks are {', '.join(blocks)}, got {entry!r}")
 
 
 def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from client.contribute import Work
 from client.enrolment import agreement_of
+from client.own_statistics import with_own_statistics
 from client.site import Site
 from common.blocks import load
 from common.data.batch import Batch, hide
@@ -75,7 +76,8 @@ class Bench:
 def open_bench(sites: tuple[Site, ...], run: str, released: Arrays) -> Bench:
     """Read every site's held-out records, scaled as the run scales them."""
     sums = {"sums": released["normalisation"]} if "normalisation" in released else {}
-    works = tuple(Work(site, agreement_of(site, run), Task(run, 0, "measure", {}, sums), 1) for site in sites)
+    asked = (Work(site, agreement_of(site, run), Task(run, 0, "measure", {}, sums), 1) for site in sites)
+    works = tuple(with_own_statistics(work) for work in asked)
     return Bench(works, tuple(work.batch("test") for work in works))
 
 

@@ -7,7 +7,7 @@ version of the protocol; afterwards the recorded rounds must replay, byte for by
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +22,38 @@ GONE = "site-003"
 STAGES = ("share", "mask", "check", "reveal")
 
 
-def record(*, post_quantum: bool) -> dict[str, Any]:
-    """Four sites, one of whom never sends its vectors; one block that not all hold."""
-    consortium = consortium_of(4)
-    rng = np.random.default_rng(0)
-    vectors: dict[str, Vectors] = {
-        name: {
-            block: rng.integers(0, 2**32, size, dtype=np.uint32)
-            for block, size in {"encoder/ecg": 5, "fusion": 9}.items()
-        }
-        for name in consortium.names
-    }
-    del vectors["site-003"]["encoder/ecg"]
-    messages: dict[str, dict[str, Any]] = {stage: {} for stage in STAGES}
-    secrets: dict[str, Secrets] = {}
-    trace = Trace()
+@dataclass
+class Recorder:
+    """What is asked and answered in a round, and the secrets that it begins with."""
 
-    def to_site(stage: str, site: str, message: Message) -> Message:
+    trace: Trace
+    secrets: dict[str, Secrets] = field(default_factory=dict)
+    messages: dict[str, dict[str, Any]] = field(default_factory=lambda: {stage: {} for stage in STAGES})
+
+    def to_site(self, stage: str, site: str, message: Message) -> Message:
         if stage == "share":
-            secrets[site] = trace.states[site].secrets
+            self.secrets[site] = self.trace.states[site].secrets
         if stage in STAGES:
-            messages[stage][site] = {"asked": plain(list(message))}
+            self.messages[stage][site] = {"asked": plain(list(message))}
         return message
 
-    def to_server(stage: str, site: str, reply: Message) -> Message:
+    def to_server(self, stage: str, site: str, reply: Message) -> Message:
         if stage in STAGES:
-            messages[stage][site]["answered"] = plain(list(reply))
+            self.messages[stage][site]["answered"] = plain(list(reply))
         return reply
 
+
+def record(*, post_quantum: bool) -> dict[str, Any]:
+    """Four sites, one of whom never sends its vectors; one block that not all hold."""
+    consortium, vectors = consortium_of(4), _vectors()
+    recorder = Recorder(trace := Trace())
     session = replace(SESSION, post_quantum=post_quantum)
-    script = Script(drop={GONE: "mask"}, session=session, to_site=to_site, to_server=to_server)
+    script = Script(drop={GONE: "mask"}, session=session, to_site=recorder.to_site, to_server=recorder.to_server)
     secure_sum(consortium, vectors, script, trace)
     sites = {
         name: {
             "identity_key": consortium.identities[name].private_key.hex(),
-            "secrets": plain(asdict(secrets[name])),
+            "secrets": plain(asdict(recorder.secrets[name])),
             "advert": trace.adverts[name].hex(),
             "vectors": plain(vectors[name]),
         }
@@ -69,12 +66,23 @@ def record(*, post_quantum: bool) -> dict[str, Any]:
         "roster": consortium.roster.to_bytes().hex(),
         "sites": sites,
         "t1": trace.view.table.transcript.hex(),
-        "messages": messages,
+        "messages": recorder.messages,
         "t3": trace.survivors.digest.hex(),
         "sums": {
             block: {"total": total.tolist(), "sites": list(names)} for block, (total, names) in trace.sums.items()
         },
     }
+
+
+def _vectors() -> dict[str, Vectors]:
+    rng, lengths = np.random.default_rng(0), {"encoder/ecg": 5, "fusion": 9}
+    names = [f"site-{number:03d}" for number in range(4)]
+    vectors: dict[str, Vectors] = {
+        name: {block: rng.integers(0, 2**32, size, dtype=np.uint32) for block, size in lengths.items()}
+        for name in names
+    }
+    del vectors[GONE]["encoder/ecg"]
+    return vectors
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401  (whatever a message holds)

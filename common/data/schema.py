@@ -26,7 +26,8 @@ class ModalitySpec(_Described):
 
     Attributes:
         columns: numeric columns.
-        categorical: column -> its public levels; becomes one feature per level, 1 or -1.
+        categorical: column -> its public levels; becomes one feature per level, 1 or -1. Columns are kept in
+            alphabetical order, however a folder or a server lists them, so that all sites' features are aligned.
         missing: cells that mean "not measured", in this folder.
         bounds: public range of a numeric column; values beyond it are cut to it.
         indicators: add a feature per numeric column that says whether it was measured.
@@ -49,6 +50,11 @@ class ModalitySpec(_Described):
         if isinstance(value, list):
             raise ValueError(f"categorical columns need their public levels, as {{column: [level, ...]}}; got {value}")
         return value
+
+    @field_validator("categorical", "bounds")
+    @classmethod
+    def _in_one_order(cls, value: dict[str, object]) -> dict[str, object]:
+        return dict(sorted(value.items()))
 
     @model_validator(mode="after")
     def _consistent(self) -> ModalitySpec:
@@ -189,7 +195,7 @@ def merge_schemas(specs: Sequence[FolderSpec]) -> Schema:
 
 
 def _shared(modality: ModalitySpec) -> ModalitySpec:
-    return modality.model_copy(update={"missing": ("",), "bounds": dict(sorted(modality.bounds.items()))})
+    return modality.model_copy(update={"missing": ("",)})
 
 
 def _union(what: str, sites: Sequence[str], tables: Sequence[Mapping[str, Entry]]) -> dict[str, Entry]:

@@ -8,6 +8,8 @@ from typing import Literal
 
 Mechanism = Literal["gaussian", "discrete_gaussian"]
 MECHANISMS: tuple[Mechanism, ...] = ("gaussian", "discrete_gaussian")
+SMALLEST_MULTIPLIER = 1e-3
+"""Less noise than this protects nobody, and its cost leaves the range in which floats can be relied on."""
 LATTICE_SLACK = 1e-7
 """What a discrete_gaussian event may cost beyond the continuous Gaussian: derived in noise.share_std, with room."""
 
@@ -34,8 +36,9 @@ class Event:
         """
         if self.mechanism not in MECHANISMS:
             raise ValueError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {self.mechanism}")
-        if not 0 < self.noise_multiplier < math.inf:
-            raise ValueError(f"noise_multiplier must be > 0 and finite, got {self.noise_multiplier}")
+        if not SMALLEST_MULTIPLIER <= self.noise_multiplier < math.inf:
+            allowed = f"at least {SMALLEST_MULTIPLIER:g} and finite"
+            raise ValueError(f"noise_multiplier must be {allowed}, got {self.noise_multiplier}")
         if not 0 < self.sampling_rate <= 1:
             raise ValueError(f"sampling_rate must be in (0, 1], got {self.sampling_rate}")
         if self.mechanism == "discrete_gaussian" and self.sampling_rate != 1:

@@ -5,9 +5,9 @@ divergences of one order add up under any adaptivity, so a sum held below a boun
 arXiv:2008.11193). That theorem is for *one* order, fixed before the first release. Letting every new charge pick
 whichever order still has room is the same thing when all charges have proportional curves (unsampled Gaussians, or the
 same plan again), but is not proved for mixtures: an analyst who chooses the next mechanism after seeing the last answer
-chooses the order with it. So one order is fixed by the first reservation, which was made before anything was released,
-as the one with room for the most repetitions of it (`filter_order`). For a first run, and for repetitions of it, this
-refuses exactly what "some order must have room" refuses.
+chooses the order with it. So one order is fixed before anything is asked for, out of the institution's own lifetime
+budget and nothing else (`filter_order`): a server that could choose it, through the first plan that it sends, could
+choose one at which no honest run ever fits. For unsampled Gaussians it has as much room as any order.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def renyi_bound(order: float, epsilon: float, delta: float) -> float:
     return epsilon - math.log1p(-1 / order) + (math.log(delta) + math.log(order)) / (order - 1)
 
 
-def filter_order(first: Sequence[float], epsilon: float, delta: float) -> int:
-    """Choose the index in ORDERS at which the filter works, from the divergences of the first reservation ever made."""
-    return max(
-        range(len(ORDERS)),
-        key=lambda index: renyi_bound(ORDERS[index], epsilon, delta) / max(first[index], _ROUNDING),
-    )
+def filter_order(epsilon: float, delta: float) -> float:
+    """Choose the order at which a filter of this lifetime budget works: the one with most room for unsampled Gaussians.
+
+    Their divergence is proportional to the order, whatever their noise, so that the budget alone decides.
+    """
+    return max(ORDERS, key=lambda order: renyi_bound(order, epsilon, delta) / order)
 
 
 @lru_cache(maxsize=1024)
@@ -99,4 +99,6 @@ def _log_moment(noise_multiplier: float, sampling_rate: float, order: int) -> fl
         for k in range(order + 1)
     ]  # fmt: skip
     largest = max(terms)
+    if math.isinf(largest):  # hardly any noise: inf - inf would be NaN, and cost nothing
+        return math.inf
     return max(0.0, largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) * (1 + 1e-12) + _ROUNDING

@@ -90,12 +90,13 @@ def threshold_of(num_sites: int) -> int:
 
 
 def guaranteed_honest(num_sites: int) -> int:
-    """Count the sites that are honest in every sum over at least `threshold_of(num_sites)` sites, at least 1.
+    """Count the sites of a roster that are honest in every sum which its sites take part in, at least 1.
 
-    The promise holds against fewer than 2t - n colluding sites; of t survivors at least t - (2t - n - 1) are honest.
+    A round of n sites promises something against fewer than 2t - n colluding ones, t being n's own threshold: of t
+    survivors, at least t - (2t - n - 1) = n - t + 1 are honest. The server decides how many of the roster take part;
+    sites refuse fewer than `threshold_of(num_sites)` of it, and noise must be enough for whichever n it chooses.
     """
-    threshold = threshold_of(num_sites)
-    return max(1, threshold - (2 * threshold - num_sites - 1))
+    return min(n - threshold_of(n) + 1 for n in range(threshold_of(num_sites), num_sites + 1))
 
 
 def _body(entries: tuple[tuple[str, bytes], ...]) -> bytes:

@@ -10,13 +10,14 @@ import pytest
 
 from client.enrolment import open_ledger
 from client.policy import read_policy
+from common.compose import ConfigError
 from common.privacy.accounting import pld_epsilon
 from common.reports.record import RunRecord
 from server.state import ServerState
 from simulations.run import Prepared
 from simulations.session import rewrite_reports
 from simulations.summary import summary, table
-from tests.federation_run import REPEATABLE, files_below, run_toy, same_weights
+from tests.federation_run import REPEATABLE, files_below, prepare_toy, run_toy, same_weights
 
 Run = tuple[Prepared, RunRecord, ServerState]
 # Plain averaging: Adam would blow the rounding of a tiny gradient up.
@@ -131,6 +132,14 @@ def test_a_personal_block_stays_at_its_site(tmp_path: Path) -> None:
     kept = {name: path.read_bytes() for name, path in files.items()}
     assert len(set(kept.values())) == len(kept)
     assert [block.travels for block in record.blocks if block.name == "head/sick"] == [False]
+
+
+@pytest.mark.parametrize("misspelt", ["heads", "encoder/lab", "''"])
+def test_a_personal_block_that_there_is_not_is_refused_with_the_blocks_that_there_are(
+    tmp_path: Path, misspelt: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"federation.personal: the blocks are .*encoder/labs, .*head/sick, got '"):
+        prepare_toy(tmp_path, f"federation.personal=[head,{misspelt}]")
 
 
 def test_reports_are_written_again_from_the_metrics(private_run: Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from client.enrolment import open_ledger
 from client.gate import _at, _contribute, answer
 from client.policy import read_policy
 from client.site import Site
+from client.stages import Stages, write_durably
 from common.blocks import blocks_of, flatten
-from common.messages import Advert, Arrays, Enrol, Enrolled, Refusal, Reply, Request, Settle, Settled, Task, pack
+from common.messages import Advert, Arrays, Refusal, Reply, Request, Settle, Settled, Task, pack
 from common.models.model import build_model
 from common.releases import schema_of
 from simulations.run import Prepared
@@ -100,6 +101,57 @@ def test_an_answer_that_was_lost_after_its_charge_is_not_drawn_again(prepared: P
     assert _releases(site) == 1
 
 
+def _manifest_with(site: Site, cell: str) -> str:
+    """Write a cell into the first row's first column of numbers; give what the file was before."""
+    path = site.folder / "manifest.csv"
+    before = path.read_text()
+    header, row, *rest = before.splitlines()
+    cells = dict(zip(header.split(","), row.split(","), strict=True)) | {"crp": cell}
+    path.write_text("\n".join([header, ",".join(cells.values()), *rest]) + "\n")
+    return before
+
+
+def test_own_statistics_that_fail_once_fail_for_ever_and_say_nothing_more(tmp_path: Path) -> None:
+    prepared = prepare_toy(tmp_path, "data.normalisation=site", "audit.attributes=[]")
+    site = prepared.sites[0]
+    before = _manifest_with(site, "broken")
+    assert [_code(_say(site, _task(prepared))) for _ in range(2)] == ["failed"] * 2
+    (site.folder / "manifest.csv").write_text(before)  # repaired: a server that polls must not learn when
+    replies = [_code(_say(site, _task(prepared, round=number))) for number in (1, 2, 2, 3)]
+    assert replies == ["failed"] * 4
+    assert _releases(site) == 1 + 3  # the statistics, drawn once, and a step of each round
+
+
+def test_how_many_subjects_a_site_has_does_not_leave_as_a_code(tmp_path: Path) -> None:
+    prepared = prepare_toy(tmp_path, "data.normalisation=site", "audit.attributes=[]")
+    site = prepared.sites[0]
+    manifest = site.folder / "manifest.csv"
+    header, first = manifest.read_text().splitlines()[:2]
+    named = [first.replace("site-0-0000", f"new-{number}") for number in range(1000)]  # 1000 * delta is 1
+    manifest.write_text("\n".join([header, *named]) + "\n")
+    assert _code(_say(site, _task(prepared))) == "failed"
+
+
+def test_own_statistics_that_were_interrupted_are_drawn_again_with_the_same_noise(tmp_path: Path) -> None:
+    prepared = prepare_toy(tmp_path, "data.normalisation=site", "audit.attributes=[]")
+    site, task = prepared.sites[0], _task(prepared)
+    agreement, stages = _at(site, task)
+    stages.folder.mkdir(parents=True)
+    kept = []
+    for number in range(2):
+        own = Stages(site.run_folder(task.run))
+        key, is_new = own.begin("own-statistics", b"")  # as if a process had died right after
+        assert is_new == (number == 0)
+        assert isinstance(_contribute(site, agreement, stages, task), Advert)
+        entry = own.folder / "own-statistics.entry"
+        kept.append((key, entry.read_bytes()))
+        assert not (own.folder / "own-statistics.secret").exists()
+        write_durably(own.folder / "own-statistics.secret", hashlib.sha256(b"").digest() + key)
+        entry.unlink()
+    assert kept[0] == kept[1]
+    assert _releases(site) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -111,7 +163,7 @@ def test_an_answer_that_was_lost_after_its_charge_is_not_drawn_again(prepared: P
         ({"weights": {}}, "malformed"),
         ({"normalisation": {"sums": np.zeros(3, np.int64)}}, "malformed"),
         ({"run": "another"}, "not-enrolled"),
-        ({"run": "../../x"}, "failed"),
+        ({"run": "../../x"}, "malformed"),
     ],
 )
 def test_a_task_that_was_never_agreed_to_costs_nothing(
@@ -150,52 +202,3 @@ def test_the_agreed_run_and_nothing_else_decides_whether_keys_are_post_quantum(t
         reply = _say(prepared.sites[0], _task(prepared))
         assert isinstance(reply, Advert)
         assert reply.advert[:1] == version
-
-
-def test_a_site_that_requires_post_quantum_refuses_a_run_without_before_a_reservation(prepared: Prepared) -> None:
-    site = prepared.sites[0]
-    text = site.policy_path.read_text()
-    assert "require_post_quantum: false" in text
-    site.policy_path.write_text(text.replace("require_post_quantum: false", "require_post_quantum: true"))
-    assert _code(_say(site, _task(prepared))) == "post-quantum"
-    assert _code(_say(site, _enrol(prepared, "down"))) == "post-quantum"
-    assert _code(_say(site, _enrol(prepared, "bare", secagg__kind="none"))) == "post-quantum"
-    assert _code(_say(site, _enrol(prepared, "both", secagg__post_quantum=True))) == "Enrolled"
-    with open_ledger(site, read_policy(site.policy_path)) as ledger:
-        assert {entry.run for entry in ledger.entries()} == {"", prepared.folder.name, "both"}
-
-
-def _enrol(prepared: Prepared, run: str, **changes: object) -> Enrol:
-    config = json.loads(prepared.config.model_dump_json())
-    for key, value in changes.items():
-        section, name = key.split("__", 1)
-        config[section][name] = value
-    return replace(prepared.request, run=run, config=json.dumps(config))
-
-
-def test_another_schema_than_the_folders_is_refused_before_a_reservation(prepared: Prepared) -> None:
-    site = prepared.sites[0]
-    tasks = json.loads(prepared.config.model_dump_json())["data_schema"]["tasks"]
-    tasks["sick"] |= {"kind": "multiclass", "classes": ["0", "1", "2"]}
-    assert _code(_say(site, _enrol(prepared, "other", data_schema__tasks=tasks))) == "schema"
-    assert _code(_say(site, _enrol(prepared, "larger", secagg__k_min=9))) == "cohort"
-    assert _code(_say(site, _enrol(prepared, "../../x"))) == "malformed"
-    with open_ledger(site, read_policy(site.policy_path)) as ledger:
-        assert {entry.run for entry in ledger.entries()} == {"", prepared.folder.name}
-
-
-def test_a_plan_that_says_other_noise_than_it_charges_is_refused(prepared: Prepared) -> None:
-    site = prepared.sites[0]
-    plan = json.loads(prepared.request.plan)
-    weaker = replace(prepared.request, run="weaker", plan=json.dumps({**plan, "noise_multiplier": 0.1}))
-    assert _code(_say(site, weaker)) == "plan"
-    longer = replace(prepared.request, run="longer", plan=json.dumps({**plan, "rounds": 2}))
-    assert _code(_say(site, longer)) == "plan"
-
-
-def test_a_lost_ledger_is_not_begun_anew(prepared: Prepared) -> None:
-    site = prepared.sites[0]
-    assert isinstance(_say(site, prepared.request), Enrolled)
-    for path in site.state.glob("ledger.sqlite*"):
-        path.unlink()
-    assert _code(_say(site, replace(prepared.request, run="again"))) == "ledger"

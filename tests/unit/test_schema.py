@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from common.data.folder import read_site
 from common.data.schema import FolderSpec, ModalitySpec, Schema, merge_schemas
 
 DESCRIPTION: Mapping[str, object] = {
@@ -99,6 +102,30 @@ def test_the_schema_is_the_union_whatever_the_order_of_the_sites() -> None:
     assert list(forwards.modalities) == ["ecg", "labs", "person"]
     assert forwards.model_dump_json() == backwards.model_dump_json()
     assert Schema.model_validate_json(forwards.model_dump_json()) == forwards
+
+
+def test_sites_that_list_categorical_columns_in_other_orders_have_the_same_features(tmp_path: Path) -> None:
+    columns = {"sex": ["f", "m"], "cp": ["a", "b", "c"]}
+    sites = []
+    for name, order in (("here", ("sex", "cp")), ("there", ("cp", "sex"))):
+        entry = {"kind": "tabular", "categorical": {column: columns[column] for column in order}}
+        description = {**DESCRIPTION, "name": name, "modalities": {"person": entry}, "attributes": {}}
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "dataset.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
+        (folder / "manifest.csv").write_text("person,icu,sex,cp\np1,0,m,a\n")
+        sites.append(read_site(folder, split_seed=0))
+    first, second = sites
+    assert first.values["person"].tolist() == second.values["person"].tolist() == [[1, 0, 0, 0, 1]]
+    assert merge_schemas([first.spec, second.spec]).modalities["person"] == first.spec.modalities["person"]
+    assert list(first.spec.modalities["person"].categorical) == ["cp", "sex"]
+
+
+def test_sites_that_list_levels_in_other_orders_disagree() -> None:
+    modalities = spec_of().model_dump()["modalities"]
+    modalities["person"]["categorical"]["sex"] = ("m", "f")
+    with pytest.raises(ValueError, match="modality 'person': sites here and there disagree on categorical"):
+        merge_schemas([spec_of(), spec_of(name="there", modalities=modalities, attributes={})])
 
 
 def test_how_a_folder_writes_missing_is_its_own_affair() -> None:

@@ -70,3 +70,29 @@ def test_a_kill_before_the_entry_leaves_nothing_and_blocks_nothing(tmp_path: Pat
     assert done.returncode == -signal.SIGKILL
     assert not Stages(folder).answered("Task")
     assert Stages(folder).once("Task", b"request", lambda: b"reply") == b"reply"
+
+
+TWO_WRITERS_OF_ONE_PROCESS_NUMBER = """
+import sys
+from pathlib import Path
+from client.stages import write_durably
+path, begun = Path(sys.argv[1]), []
+def second_writer(event, arguments):  # as from another container, between the first one's file and its name
+    if event == "os.link" and not begun:
+        begun.append(event)
+        write_durably(path, b"second")
+sys.addaudithook(second_writer)
+try:
+    write_durably(path, b"first, and longer")
+except FileExistsError:
+    print("refused")
+"""
+
+
+def test_writers_with_one_process_number_do_not_write_into_each_others_file(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", TWO_WRITERS_OF_ONE_PROCESS_NUMBER, str(tmp_path / "entry")]
+    done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+    assert (tmp_path / "entry").read_bytes() == b"second"
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
