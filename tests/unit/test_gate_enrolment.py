@@ -1,4 +1,4 @@
-"""The door at enrolment: what a run may never ask for, before anything is reserved, and a ledger that is lost or begun."""
+"""The door at enrolment: what a run may never ask for, before anything is reserved; ledgers lost and begun."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from client.enrolment import open_ledger
 from client.gate import answer
 from client.policy import read_policy
 from client.site import Site
-from common.messages import Enrol, Enrolled, Refusal, Reply, Request
+from common.messages import Enrol, Enrolled, Refusal, Reply, Request, Task
 from simulations.run import Prepared
 from tests.federation_run import prepare_toy
 
@@ -49,7 +49,7 @@ def test_a_site_that_requires_post_quantum_refuses_a_run_without_before_a_reserv
     text = site.policy_path.read_text()
     assert "require_post_quantum: false" in text
     site.policy_path.write_text(text.replace("require_post_quantum: false", "require_post_quantum: true"))
-    assert _code(_say(site, _task(prepared))) == "post-quantum"
+    assert _code(_say(site, Task(prepared.folder.name, 1, "training"))) == "post-quantum"
     assert _code(_say(site, _enrol(prepared, "down"))) == "post-quantum"
     assert _code(_say(site, _enrol(prepared, "bare", secagg__kind="none"))) == "post-quantum"
     assert _code(_say(site, _enrol(prepared, "both", secagg__post_quantum=True))) == "Enrolled"
