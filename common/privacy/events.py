@@ -9,7 +9,7 @@ from typing import Literal
 Mechanism = Literal["gaussian", "discrete_gaussian"]
 MECHANISMS: tuple[Mechanism, ...] = ("gaussian", "discrete_gaussian")
 LATTICE_SLACK = 1e-7
-"""What a discrete_gaussian event may cost beyond the continuous Gaussian: derived in noise.share_std, with room."""
+"""What a discrete_gaussian event may cost beyond the continuous Gaussian: derived in lattice.share_std, with room."""
 
 
 @dataclass(frozen=True)

@@ -108,10 +108,19 @@ def _privacy(record: RunRecord) -> str:
     promise = record.promise
     if promise.kind == "none" or promise.epsilon is None:
         return "Nobody was promised any privacy."
+    # The noise in tables is shared out under either kind; training noise only here.
+    condition = ""
+    if promise.kind == "distributed":
+        condition = f", as long as fewer than {tolerated(record)} of the sites collude with whoever looks"
     return (
         f"Each person at each site was promised at most epsilon {plain(promise.epsilon)} at delta "
-        f"{plain(promise.delta)} in this run, over everything released: {certainty(promise.epsilon)}"
+        f"{plain(promise.delta)} in this run, over everything released{condition}: {certainty(promise.epsilon)}"
     )
+
+
+def tolerated(record: RunRecord) -> int:
+    """How many colluding sites are too many for noise that is shared out: 2t - n of n sites, t of them in every sum."""
+    return 2 * (record.secagg.threshold or 0) - len(record.sites)
 
 
 def certainty(value: float) -> str:

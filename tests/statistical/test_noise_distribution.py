@@ -14,7 +14,8 @@ from scipy import stats
 
 from common.privacy import noise as noise_module
 from common.privacy.events import LATTICE_SLACK
-from common.privacy.noise import LATTICE_VARIANCE, SMALLEST_SHARE_VARIANCE, NoiseSource, share_std
+from common.privacy.lattice import LATTICE_VARIANCE, MOST_CELLS, SMALLEST_SHARE_VARIANCE, share_std
+from common.privacy.noise import NoiseSource
 
 SAMPLES, TABLE_SAMPLES = 200_000, 20_000
 ALARM = 1e-4  # a p value below this says: another distribution
@@ -149,7 +150,7 @@ def test_rounding_a_gaussian_by_a_discrete_one_is_as_close_to_a_discrete_gaussia
 
 
 def test_the_claimed_distance_of_shares_holds_at_the_smallest_share() -> None:
-    cells_times_sites = 5e7
+    cells_times_sites = MOST_CELLS
     worst = 10 * math.exp(-(math.pi**2) * SMALLEST_SHARE_VARIANCE) + 4.2 * math.exp(-2 * math.pi**2 * LATTICE_VARIANCE)
     kappa = cells_times_sites * worst
     assert kappa <= 6e-9

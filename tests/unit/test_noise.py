@@ -14,7 +14,8 @@ import pytest
 
 from common.privacy import noise as noise_module
 from common.privacy.discrete_gaussian import POOL_BYTES, Bits, sample_discrete_gaussian
-from common.privacy.noise import NoiseSource, os_noise, share_std
+from common.privacy.lattice import share_std
+from common.privacy.noise import NoiseSource, os_noise
 
 
 def repeatable(seed: int = 0, site: str = "a", round: int = 1, purpose: str = "training") -> NoiseSource:
