@@ -11,7 +11,6 @@ from common.blocks import blocks_of
 from common.data.batch import Batch
 from common.privacy.lattice import share_std
 from common.privacy.noise import NoiseSource
-from common.privacy.plan import PrivacyPlan
 
 
 def shared_step(
@@ -36,7 +35,8 @@ def shared_step(
     plan = training.plan
     if plan is None or plan.lattice is None:
         raise ValueError("shared noise needs a plan with a lattice")
-    rounded = {block: to_lattice(sums, plan) for block, sums in _clipped_sums(model, batch, training, noise).items()}
+    sums, largest = _clipped_sums(model, batch, training, noise), plan.lattice.cut(plan.divisor)
+    rounded = {block: to_lattice(vector, step=plan.step, largest=largest) for block, vector in sums.items()}
     lengths = [vector.size for vector in rounded.values()]
     if sum(lengths) > plan.lattice.coordinates:
         raise ValueError(f"the plan is for {plan.lattice.coordinates} coordinates, the model has {sum(lengths)}")
@@ -45,17 +45,13 @@ def shared_step(
     return {block: rounded[block] + share for block, share in zip(rounded, shares, strict=True)}
 
 
-def to_lattice(sums: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
-    """Round real sums [coordinate] to int64 steps of the plan's lattice, cut at its public bound.
+def to_lattice(sums: np.ndarray, *, step: float, largest: int) -> np.ndarray:
+    """Round real sums [coordinate] to int64 steps, none of them beyond `largest`.
 
     Guarantees:
-        close: sums of up to lattice.coordinates coordinates that are one clip norm apart in L2 norm come out at most
-            lattice.l2_sensitivity apart.
+        close: sums of d coordinates that are s steps apart in L2 norm come out at most s + sqrt(d) apart.
     """
-    if plan.lattice is None:
-        raise ValueError("shared noise needs a plan with a lattice")
-    largest = plan.lattice.cut(plan.divisor)
-    return np.clip(np.rint(sums / plan.step), -largest, largest).astype(np.int64)
+    return np.clip(np.rint(sums / step), -largest, largest).astype(np.int64)
 
 
 def _clipped_sums(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:

@@ -199,7 +199,7 @@ class Config(Section):
         return self
 
     def _check_distributed(self) -> None:
-        """Noise that the sites share out protects nothing outside the secure sum, neither what leaves nor what stays."""
+        """Noise that the sites share out protects nothing outside the secure sum: not what leaves, not what stays."""
         said = (
             ("secagg.kind", self.secagg.kind, "masked", "a single site's noise is only a share of what is promised"),
             ("privacy.sampling_rate", self.privacy.sampling_rate, 1.0, "sampling is not accounted for discrete noise"),

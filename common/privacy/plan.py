@@ -172,16 +172,7 @@ def make_plan(
     Raises:
         ValueError: a purpose is unknown, the noise that epsilon needs is beyond measure, or no lattice fits.
     """
-    total = Budget(config.epsilon, config.delta)
-    shares = {"normalisation": config.normalisation_share, "audit": config.audit_share}
-    unknown = sorted(set(counts_needed) - set(shares) - {"evaluation"})
-    if unknown:
-        raise ValueError(f"counts_needed: unknown purpose {', '.join(unknown)}")
-    noise = {
-        purpose: calibrate_noise(Budget(share * config.epsilon, config.delta), _table_event())
-        for purpose, share in shares.items()
-        if purpose in counts_needed
-    }
+    total, noise = Budget(config.epsilon, config.delta), _noise_by_share(config, counts_needed)
 
     def spent_before(cohort: str) -> tuple[Event, ...]:
         return tuple(_table_event(noise[purpose]) for purpose in sorted(noise) if counts_needed[purpose][0] == cohort)
@@ -207,6 +198,19 @@ def make_plan(
         counts=tuple(CountRelease(purpose, *counts_needed[purpose], noise[purpose]) for purpose in counts_needed),
     )
     return plan if summed is None else replace(plan, lattice=_lattice_of(plan, *summed))
+
+
+def _noise_by_share(config: PrivacyConfig, counts_needed: Mapping[str, tuple[str, float]]) -> dict[str, float]:
+    """The noise multipliers of the tables that get a fixed part of epsilon, by purpose."""
+    shares = {"normalisation": config.normalisation_share, "audit": config.audit_share}
+    unknown = sorted(set(counts_needed) - set(shares) - {"evaluation"})
+    if unknown:
+        raise ValueError(f"counts_needed: unknown purpose {', '.join(unknown)}")
+    return {
+        purpose: calibrate_noise(Budget(share * config.epsilon, config.delta), _table_event())
+        for purpose, share in shares.items()
+        if purpose in counts_needed
+    }
 
 
 def _table_event(noise_multiplier: float = 1.0, times: int = 1) -> Event:

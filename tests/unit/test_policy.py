@@ -104,6 +104,18 @@ def test_a_run_without_privacy_needs_leave() -> None:
     assert code_of(policy_of(allow_no_privacy=True), config, None) is None
 
 
+def test_noise_that_is_shared_out_needs_leave_and_is_held_to_the_smallest() -> None:
+    config = config_of(privacy={"kind": "distributed"})
+    plan = make_plan(config.privacy, rounds=60, counts_needed={}, summed=(4, 3000))
+    assert code_of(POLICY, config, plan) == "distributed-noise"
+    assert code_of(policy_of(allow_distributed_noise=True), config, plan) is None
+    smallest = {"allow_distributed_noise": True, "min_noise_multiplier": plan.noise_multiplier}
+    assert code_of(policy_of(**smallest), config, plan) is None
+    smallest["min_noise_multiplier"] = 1.01 * plan.noise_multiplier
+    assert code_of(policy_of(**smallest), config, plan) == "noise"
+    assert code_of(POLICY, config, replace(plan, lattice=None)) is None
+
+
 def test_repeatable_noise_is_refused_outside_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(privacy={"test_noise_seed": 1})
     assert code_of(POLICY, config, plan_of(config)) is None
