@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.reports.record import CohortBudget, RunRecord
-from common.reports.sentences import tolerated
+from common.secagg.roster import too_many_colluders
 
 _ALWAYS = (
     "A person present at several institutions pays at each of them: their loss is the sum.",
@@ -55,7 +55,7 @@ def not_covered(record: RunRecord) -> tuple[str, ...]:
 
 def _shared_noise(record: RunRecord) -> tuple[str, ...]:
     """What training noise that the sites share out does not cover."""
-    honest, limit = record.secagg.honest_noise_shares, tolerated(record)
+    honest, limit = record.secagg.honest_noise_shares, too_many_colluders(len(record.sites))
     return (
         f"Training noise was shared out between the sites: the {honest} that are honest in every sum, whoever else is "
         f"not, carry all of it together. That holds against the server together with fewer than {limit} sites. If "

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from client.shared_noise import to_lattice
 from common.privacy.lattice import MOST_CELLS, Lattice, fit_lattice, share_std
 from common.secagg.encoding import decode_counts
-from common.secagg.roster import guaranteed_honest
+from common.secagg.roster import guaranteed_honest, threshold_of, too_many_colluders
 
 FINE = 8  # a brute force looks at every multiple of 1/8 of a step
 WIDE = 10**9
@@ -113,6 +113,26 @@ def test_a_sum_that_fits_is_read_right_whatever_its_parts_are(parts: list[int]) 
 
 def test_every_sum_has_a_third_of_the_roster_honest() -> None:
     assert all(3 * guaranteed_honest(sites) >= sites for sites in range(1, 129))
+
+
+def _can_be_opened(sites: int, colluders: int) -> bool:
+    """Brute force: can a server with colluders get two different views of one sum signed and revealed by enough sites?
+
+    Of the honest sites each signs one view. Which sites finish training is the server's to say, but for two thirds.
+    """
+    for left in range(threshold_of(sites), sites + 1):
+        honest, needed = max(0, left - colluders), threshold_of(left)
+        if any(min(colluders + one, colluders + honest - one) >= needed for one in range(honest + 1)):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("sites", [*range(3, 41), 100])
+def test_fewer_colluders_than_are_too_many_open_no_sum_and_leave_the_honest_their_noise(sites: int) -> None:
+    limit = too_many_colluders(sites)
+    assert not any(_can_be_opened(sites, colluders) for colluders in range(limit))
+    assert _can_be_opened(sites, limit)
+    assert threshold_of(sites) - (limit - 1) >= guaranteed_honest(sites)
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
