@@ -58,7 +58,8 @@ class Lattice:
         With a subject and without, the sums x and x' are at most one clip norm, that is clip_steps, apart. Rounding
         moves each coordinate by at most 1/2, so two by at most 1 against each other: round(x) - round(x') is
         x - x' plus a vector of entries in [-1, 1], whose norm is at most sqrt(coordinates). Cutting at a public bound,
-        before or after, brings no two points farther apart.
+        before or after, brings no two points farther apart. (The gradients themselves are computed in floating point:
+        what clipped_sum says about that holds here too.)
         """
         return self.clip_steps + math.isqrt(self.coordinates - 1) + 1
 
@@ -69,8 +70,8 @@ class Lattice:
     def largest_sum(self, *, divisor: float, noise_multiplier: float, rounds: int) -> float:
         """Bound every coordinate of every sum of a run, but for a chance below 2^-40.
 
-        A discrete Gaussian is subgaussian with its own parameter (Canonne, Kamath, Steinke 2020, corollary 17), and so
-        is a sum of independent ones: beyond r of its standard deviations it lies with chance 2 exp(-r^2 / 2) at most.
+        A discrete Gaussian is subgaussian with its own parameter (Canonne, Kamath, Steinke 2020), and so is a sum of
+        independent ones: beyond r times its parameter it lies with a chance of at most 2 exp(-r^2 / 2).
         """
         planned = math.hypot(self.l2_sensitivity * noise_multiplier, math.sqrt(LATTICE_VARIANCE))
         std = max(math.sqrt(_SITES_PER_HONEST) * planned, math.sqrt(self.sites * SMALLEST_SHARE_VARIANCE))
