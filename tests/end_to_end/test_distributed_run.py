@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from common.reports.sentences import in_short
 from common.secagg.transcript import read_advert
 from server.state import Arrays
 from simulations.run import Prepared
+from simulations.summary import summary, table
 from tests.federation_run import REPEATABLE, prepare_toy, run_toy, same_weights, toy_root
 from tests.reference_gradients import one_subject
 from tests.toy_federation import write_toy_sites
@@ -114,6 +116,9 @@ def test_the_run_charges_discrete_noise_and_says_what_it_rests_on(tmp_path: Path
     for page in ("budget/site-0.html", "report.html", "model_card.md"):
         assert "collude" in (folder / page).read_text()
     assert "a share from each site" in (folder / "budget/site-0.html").read_text()
+    assert "fewer than 2 sites collude" in "".join(str(part) for part in table(record, "somewhere").renderables)
+    printed: Any = summary(record, "somewhere")
+    assert printed["privacy"]["kind"] == "distributed"
 
 
 def test_full_noise_of_each_site_says_none_of_that(tmp_path: Path) -> None:
