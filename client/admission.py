@@ -7,11 +7,10 @@ import numpy as np
 from client.enrolment import Agreement
 from client.policy import Refused, check, check_purpose, read_policy
 from client.site import Site
-from common.blocks import blocks_of, flatten, is_personal
 from common.config import Config
-from common.messages import Arrays, StageRequest, Task
-from common.models.model import build_model
-from common.releases import schema_of, tables_of
+from common.messages import StageRequest, Task
+from common.models.model import first_weights
+from common.releases import tables_of
 
 PURPOSES = ("normalisation", "training", "evaluation", "audit")
 # Beyond this, a server could make rounding errors of other subjects' arithmetic visible, which no clip norm bounds.
@@ -68,7 +67,7 @@ def _check_normalisation(config: Config, request: Task) -> None:
 
 
 def _check_weights(config: Config, request: Task) -> None:
-    expected = {} if request.purpose == "normalisation" else _shared(config)
+    expected = {} if request.purpose == "normalisation" else first_weights(config)
     if set(request.weights) != set(expected):
         raise Refused("malformed", "the weights are not those of the shared blocks")
     for name, weights in request.weights.items():
@@ -76,9 +75,3 @@ def _check_weights(config: Config, request: Task) -> None:
             raise Refused("malformed", f"block {name} has another shape or type")
         if not (np.isfinite(weights).all() and (np.abs(weights) <= LARGEST_WEIGHT).all()):
             raise Refused("weights", f"block {name} has weights that are not finite or beyond {LARGEST_WEIGHT:g}")
-
-
-def _shared(config: Config) -> Arrays:
-    model = build_model(config, schema_of(config), seed=config.seed)
-    shared = tuple(block for block in blocks_of(model) if not is_personal(block, config.federation.personal))
-    return flatten(model, shared)

@@ -15,6 +15,7 @@ from client.enrolment import Agreement
 from client.evaluate import count_table
 from client.personal import load_personal, save_personal
 from client.policy import Refused, read_policy
+from client.shared_noise import shared_step
 from client.site import Site
 from client.train import LocalTraining, train_round
 from common.blocks import load
@@ -24,17 +25,22 @@ from common.data.normalise import Normaliser, from_bounds, from_sums, normalisat
 from common.data.schema import Schema
 from common.messages import Task
 from common.models.model import build_model
-from common.privacy.noise import NoiseSource, os_noise, share_std, test_noise
+from common.privacy.lattice import share_std
+from common.privacy.noise import NoiseSource, os_noise, test_noise
 from common.releases import from_fixed_point, schema_of, table_layout, to_fixed_point
 from common.seeds import numpy_generator
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """A site's part of a sum: real vectors by block [parameter], integer tables by block [cell], and its weight."""
+    """A site's part of a sum: real vectors by block [parameter], integer tables by block [cell], and its weight.
+
+    `residues` are real vectors that were rounded and noised already: integers of which only the sum modulo 2^32 counts.
+    """
 
     reals: dict[str, np.ndarray] = field(default_factory=dict)
     counts: dict[str, np.ndarray] = field(default_factory=dict)
+    residues: dict[str, np.ndarray] = field(default_factory=dict)
     weight: float = 1.0
 
 
@@ -155,6 +161,9 @@ def _training(work: Work) -> Contribution:
     config, plan = work.agreement.config, work.agreement.plan
     batch = work.batch("train")
     model = work.model()
+    if plan is not None and plan.lattice is not None:
+        noised = shared_step(model, batch, local_training(work), work.noise(), honest=work.honest)
+        return Contribution(residues={block: noised[block] for block in held_shared_blocks(work, tuple(noised))})
     update = train_round(model, batch, local_training(work), work.noise())
     held = held_shared_blocks(work, tuple(update))
     save_personal(work.site, work.task, model, config.federation.personal)

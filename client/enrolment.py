@@ -15,6 +15,7 @@ from common.compose import ConfigError, validate
 from common.config import Config
 from common.data.schema import merge_schemas
 from common.messages import Enrol
+from common.models.model import summed_in_training
 from common.privacy.plan import CountRelease, PrivacyPlan
 from common.releases import schema_of, tables_of
 from common.secagg.identity import load_identity
@@ -32,6 +33,11 @@ class Agreement:
     config: Config
     plan: PrivacyPlan | None
     plan_hash: bytes
+
+    @property
+    def shares_training_noise(self) -> bool:
+        """Whether this site's training noise is only a share, so that a sum needs enough sites to carry all of it."""
+        return self.plan is not None and self.plan.lattice is not None
 
     def count_release(self, purpose: str) -> CountRelease | None:
         """The planned noise of a table; None where privacy is off."""
@@ -58,7 +64,7 @@ def agree(site: Site, request: Enrol) -> Agreement:
         raise Refused("cohort", reason)
     check(policy, agreement.config, agreement.plan)
     if agreement.plan is not None:
-        _check_plan(agreement.config, agreement.plan)
+        _check_plan(agreement.config, agreement.plan, num_sites=len(roster.entries))
         with open_ledger(site, policy) as ledger:
             ledger.reserve(agreement.run, agreement.plan_hash.hex(), agreement.plan.charges())
     path = site.run_folder(agreement.run) / "enrolment.json"
@@ -151,7 +157,7 @@ def parse_request(request: Enrol) -> Agreement:
     return Agreement(request.run, config, plan, digest)
 
 
-def _check_plan(config: Config, plan: PrivacyPlan) -> None:
+def _check_plan(config: Config, plan: PrivacyPlan, *, num_sites: int) -> None:
     """A plan is what gets charged and the configuration is what gets run: they must say the same."""
     privacy = config.privacy
     said = (
@@ -169,6 +175,9 @@ def _check_plan(config: Config, plan: PrivacyPlan) -> None:
     )
     if said != asked:
         raise Refused("plan", f"the plan says {said} where the configuration says {asked}")
+    summed = None if plan.lattice is None else (plan.lattice.sites, plan.lattice.coordinates)
+    if summed != summed_in_training(config, num_sites):
+        raise Refused("plan", f"the plan adds up {summed}, the configuration {summed_in_training(config, num_sites)}")
     tables = {purpose: (table.cohort, table.l2_sensitivity) for purpose, table in tables_of(config).items()}
     planned = {release.purpose: (release.cohort, release.l2_sensitivity) for release in plan.counts}
     if tables != planned or any(release.times != 1 for release in plan.counts):

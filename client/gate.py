@@ -163,7 +163,7 @@ def _share(site: Site, request: ShareRequest) -> Reply:
 def _smallest_cohort(site: Site, agreement: Agreement, request: StageRequest) -> int:
     """The fewest sites that this one lets itself be summed with, by its own policy and by what it agreed to."""
     smallest = max(read_policy(site.policy_path).k_min, agreement.config.secagg.k_min)
-    if request.purpose == "training":
+    if request.purpose == "training" and not agreement.shares_training_noise:
         return smallest
     # The noise in a table is shared out among the sites: fewer of them than planned would carry too little.
     return max(smallest, threshold_of(len(Roster.from_bytes(site.roster_path.read_bytes()).entries)))
@@ -259,7 +259,10 @@ def _with_weight(contribution: Contribution) -> dict[str, np.ndarray]:
 
 
 def _encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[str, np.ndarray]:
-    """Integers modulo 2^32 for the masks: fixed point for real blocks, cut at the public bound; tables as they are."""
+    """Integers modulo 2^32 for the masks: fixed point for real blocks, cut at the public bound; tables as they are.
+
+    What is noised already is never refused for its size: that would tell something about it. The sum does not wrap.
+    """
     bits, bound = bits_for(num_sites), work.agreement.config.secagg.bound
     weighted = _with_weight(Contribution(reals=contribution.reals, weight=contribution.weight))
     uniforms = work.rounding(sum(vector.size for vector in weighted.values()))
@@ -269,8 +272,8 @@ def _encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[s
         draws = uniforms[start : start + vector.size]
         encoded[name] = encode_floats(vector, bound=bound, bits=bits, uniforms=draws)
         start += vector.size
-    counts = {name: encode_counts(table, num_sites=num_sites) for name, table in contribution.counts.items()}
-    return {**encoded, **counts}
+    encoded |= {name: encode_counts(table, num_sites=num_sites) for name, table in contribution.counts.items()}
+    return encoded | {name: noised.astype(np.uint32) for name, noised in contribution.residues.items()}
 
 
 # By stage, the secrets that nobody needs once its answer is on disk.

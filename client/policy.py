@@ -53,7 +53,10 @@ class Policy(BaseModel):
         default=None, gt=0, description="Largest epsilon of one run; default: the lifetime's."
     )
     min_noise_multiplier: float = Field(
-        default=0.0, ge=0, description="Smallest noise of a training step, std / clip norm."
+        default=0.0,
+        ge=0,
+        description="Smallest noise of a training step, std / clip norm: this site's own, or where the sites share it"
+        " out, all of it.",
     )
     k_min: int = Field(default=3, ge=2, description="Smallest number of sites that may be added up.")
     allowed_purposes: tuple[Purpose, ...] = Field(default=_ALL_PURPOSES, description="What records may be read for.")
@@ -67,6 +70,10 @@ class Policy(BaseModel):
     allow_no_secagg: bool = Field(default=False, description="Whether the server may see this site's own contribution.")
     require_post_quantum: bool = Field(
         default=False, description="Whether masks must also withstand who records the traffic and breaks X25519 later."
+    )
+    allow_distributed_noise: bool = Field(
+        default=False,
+        description="Whether training noise may be shared out: sites that collude with the server could then undo it.",
     )
 
     @model_validator(mode="after")
@@ -99,25 +106,12 @@ def read_policy(path: Path) -> Policy:
         raise ValueError(f"{path.name}: {'; '.join(faults)}") from error
 
 
-def write_default(
-    path: Path,
-    *,
-    lifetime_epsilon: float,
-    lifetime_delta: float,
-    allow_no_privacy: bool = False,
-    allow_no_secagg: bool = False,
-) -> None:
+def write_policy(path: Path, policy: Policy) -> None:
     """Write a new policy, every key with what it means.
 
     Raises:
         FileExistsError: there is one already; a policy is the institution's own and never overwritten.
     """
-    policy = Policy(
-        lifetime_epsilon=lifetime_epsilon,
-        lifetime_delta=lifetime_delta,
-        allow_no_privacy=allow_no_privacy,
-        allow_no_secagg=allow_no_secagg,
-    )
     lines = ["# This institution's own floor. No run, and no server, can go below it."]
     for name, field in Policy.model_fields.items():
         value = policy.model_dump(mode="json")[name]
@@ -162,6 +156,9 @@ def _check_protection(policy: Policy, config: Config, plan: PrivacyPlan | None) 
         raise Refused("no-secagg", "the run has no secure aggregation, and allow_no_secagg is false")
     if policy.require_post_quantum and not config.secagg.post_quantum:
         raise Refused("post-quantum", "secagg.post_quantum is false, and require_post_quantum is true")
+    if plan is not None and plan.lattice is not None and not policy.allow_distributed_noise:
+        reason = "the run shares the training noise out between the sites, and allow_distributed_noise is false"
+        raise Refused("distributed-noise", reason)
     if config.secagg.kind != "none" and config.secagg.k_min < policy.k_min:
         raise Refused("cohort", f"the run adds up as few as {config.secagg.k_min} sites, and k_min is {policy.k_min}")
 

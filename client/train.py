@@ -60,14 +60,17 @@ def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: 
         one step count: it takes `training.steps` steps whatever the data are.
 
     Raises:
-        ValueError: the plan says another number of steps, or the model has a parameter that cannot be clipped exactly.
+        ValueError: the plan says another number of steps, or that the sites share the noise out; or the model has a
+            parameter that cannot be clipped exactly.
     """
     plan = training.plan
     if plan is not None and plan.steps_per_round != training.steps:
         raise ValueError(f"steps must be the plan's {plan.steps_per_round}, got {training.steps}")
+    if plan is not None and plan.lattice is not None:
+        raise ValueError("this plan's noise is shared out between the sites: no site may take the step itself")
     blocks = tuple(blocks_of(model))
     before = flatten(model, blocks)
-    labelled = take(batch, batch.labels[training.task] >= 0)
+    labelled = labelled_rows(batch, training)
     if plan is None:
         _descend(model, training, _plain_gradients(model, labelled, training))
     else:
@@ -75,6 +78,11 @@ def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: 
             _descend(model, training, _noisy_gradients(model, labelled, training, noise))
     after = flatten(model, blocks)
     return {block: after[block].astype(np.float64) - before[block] for block in blocks}
+
+
+def labelled_rows(batch: Batch, training: LocalTraining) -> Batch:
+    """The rows that there is something to learn from."""
+    return take(batch, batch.labels[training.task] >= 0)
 
 
 def _descend(model: nn.Module, training: LocalTraining, gradients: Iterator[dict[str, Tensor]]) -> None:
@@ -95,18 +103,34 @@ def _noisy_gradients(
     plan = training.plan
     if plan is None:
         raise ValueError("noisy gradients need a plan")
-    clipping = Clipping(training.task, training.auxiliary_weight, plan.clip_norm, training.rows)
-    subjects, subject_of_row = torch.unique(batch.subjects, return_inverse=True)
     for step in range(training.steps):
-        # Sampling and dropout come from the noise's own secret stream. From the experiment's seed, which is no secret,
-        # one subject's absence would visibly shift the others' draws, and the clipping would not bound that.
-        drawn = poisson_draw(noise, f"sampling/{step}", len(subjects), rate=plan.sampling_rate)
-        sample = take(batch, drawn[subject_of_row])
-        if training.modality_dropout:
-            uniforms = noise.uniform(f"dropout/{step}", len(sample) * len(sample.mask))
-            sample = drop_modalities(sample, training.modality_dropout, uniforms)
-        total = clipped_sum(model, sample, clipping).gradients
+        sample = draw_sample(batch, training, noise, step)
+        total = clipped_sum(model, sample, clipping_of(training)).gradients
         yield add_noise(total, noise, f"step/{step}", plan)
+
+
+def clipping_of(training: LocalTraining) -> Clipping:
+    """What a subject's gradient is of in a private round, and how far it may reach."""
+    if training.plan is None:
+        raise ValueError("clipping needs a plan")
+    return Clipping(training.task, training.auxiliary_weight, training.plan.clip_norm, training.rows)
+
+
+def draw_sample(batch: Batch, training: LocalTraining, noise: NoiseSource, step: int) -> Batch:
+    """Draw a private step's subjects, with all their rows, and hide modalities.
+
+    Sampling and dropout come from the noise's own secret stream. From the experiment's seed, which is no secret, one
+    subject's absence would visibly shift the others' draws, and the clipping would not bound that.
+    """
+    if training.plan is None:
+        raise ValueError("a private sample needs a plan")
+    subjects, subject_of_row = torch.unique(batch.subjects, return_inverse=True)
+    drawn = poisson_draw(noise, f"sampling/{step}", len(subjects), rate=training.plan.sampling_rate)
+    sample = take(batch, drawn[subject_of_row])
+    if not training.modality_dropout:
+        return sample
+    uniforms = noise.uniform(f"dropout/{step}", len(sample) * len(sample.mask))
+    return drop_modalities(sample, training.modality_dropout, uniforms)
 
 
 def poisson_draw(noise: NoiseSource, label: str, num_subjects: int, *, rate: float) -> Tensor:

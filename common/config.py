@@ -74,7 +74,10 @@ class ObjectiveConfig(Section):
 class PrivacyConfig(Section):
     """What each subject is promised, and how the budget is divided."""
 
-    kind: Literal["subject", "none"] = Field(description="subject: DP per subject at every site; none: no DP at all.")
+    kind: Literal["subject", "distributed", "none"] = Field(
+        description="subject: DP per subject at every site; distributed: the sites share the training noise out, which"
+        " is less noise and holds only while few of them collude; none: no DP at all."
+    )
     engine: Literal["opacus"] = Field("opacus", description="How per-subject gradients are computed.")
     epsilon: Positive = Field(
         8.0, description="Budget of one run for the subject who pays most, all releases together."
@@ -200,7 +203,21 @@ class Config(Section):
             )
         if self.data.kind == "folders" and self.data.root is None:
             raise ValueError("data=folders needs data.root=DIR, the directory that holds one folder per site")
+        if self.privacy.kind == "distributed":
+            self._check_distributed()
         return self
+
+    def _check_distributed(self) -> None:
+        """Noise that the sites share out protects nothing outside the secure sum: not what leaves, not what stays."""
+        said = (
+            ("secagg.kind", self.secagg.kind, "masked", "a single site's noise is only a share of what is promised"),
+            ("privacy.sampling_rate", self.privacy.sampling_rate, 1.0, "sampling is not accounted for discrete noise"),
+            ("privacy.steps_per_round", self.privacy.steps_per_round, 1, "every step needs a secure sum of its own"),
+            ("federation.personal", self.federation.personal, (), "blocks that stay at a site would not be noised"),
+        )
+        for key, value, needed, why in said:
+            if value != needed:
+                raise ValueError(f"privacy=distributed needs {key}={needed}, because {why}; got {value}")
 
     def hash(self) -> str:
         """Name this configuration: SHA-256 of its canonical JSON, in hex."""

@@ -20,6 +20,7 @@ from common.messages import (
     Shares,
     Task,
 )
+from common.privacy.plan import PrivacyPlan
 from common.releases import TableRelease
 from common.secagg.encoding import bits_for, decode_counts, decode_sum
 from common.secagg.roster import Roster, threshold_of
@@ -45,13 +46,30 @@ _PLAIN_BYTES = 1 << 31
 
 @dataclass(frozen=True)
 class Rules:
-    """How sums are made in this run; `roster` is the consortium's, `tables` are the integer tables."""
+    """How sums are made in this run; `roster` is the consortium's, `tables` are the integer tables.
+
+    Where the plan has a lattice, training too sends integers: sums of gradients, on that lattice.
+    """
 
     masked: bool
     k_min: int
     bound: float
     roster: Roster
     tables: Mapping[str, TableRelease]
+    plan: PrivacyPlan | None = None
+
+    def smallest(self, purpose: str) -> int:
+        """The fewest sites of a sum: where its noise is shared out, as many as surely carry all of it."""
+        shared = purpose in self.tables or (self.plan is not None and self.plan.lattice is not None)
+        return max(self.k_min, threshold_of(len(self.roster.entries))) if shared else self.k_min
+
+    def block_sum(self, total: np.ndarray, cohort: tuple[str, ...]) -> BlockSum:
+        """Read a block's sum: of weighted updates, the weights last; or of gradients, divided by the plan's divisor."""
+        if self.plan is not None and self.plan.lattice is not None:
+            return BlockSum(decode_counts(total) * (self.plan.step / self.plan.divisor), len(cohort), cohort)
+        num_sites = len(self.roster.entries)
+        reals = decode_sum(total, bound=self.bound, bits=bits_for(num_sites), num_sites=num_sites)
+        return BlockSum(reals[:-1], float(reals[-1]), cohort)
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,7 @@ def collect(link: Link, members: Sequence[Member], task: Task, rules: Rules) -> 
         RoundAborted: too few sites were left at some stage; nothing was learned.
     """
     table = rules.tables.get(task.purpose)
-    smallest = rules.k_min if table is None else max(rules.k_min, threshold_of(len(rules.roster.entries)))
+    smallest = rules.smallest(task.purpose)
     channel = Channel(link, {member.institution: member.node for member in members}, task)
     try:
         found = _masked(channel, rules, smallest) if rules.masked else _plain(channel, smallest)
@@ -107,8 +125,7 @@ def _plain(channel: Channel, smallest: int) -> Collected:
 
 
 def _masked(channel: Channel, rules: Rules, smallest: int) -> Collected:
-    num_sites = len(rules.roster.entries)
-    bits = bits_for(num_sites)  # before anybody is asked: a sum that could wrap is not begun
+    bits_for(len(rules.roster.entries))  # before anybody is asked: a sum that could wrap is not begun
     survivors, accumulator = _to_survivors(channel, rules, smallest)
     reveals = _reveals(channel, survivors)
     for name, code in wrong_shares(survivors, reveals).items():
@@ -118,9 +135,8 @@ def _masked(channel: Channel, rules: Rules, smallest: int) -> Collected:
     for block, (total, cohort) in unmask(survivors, accumulator, reveals).items():
         if block in rules.tables:
             tables[block] = decode_counts(total)
-            continue
-        reals = decode_sum(total, bound=rules.bound, bits=bits, num_sites=num_sites)
-        sums[block] = BlockSum(reals[:-1], float(reals[-1]), cohort)
+        else:
+            sums[block] = rules.block_sum(total, cohort)
     return Collected(sums, tables, survivors.sites, channel.dropped(survivors.sites), channel.lost)
 
 

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common.blocks import blocks_of, flatten, is_personal
 from common.config import Config
 from common.journal import Journal
 from common.messages import Enrol, Task
-from common.models.model import build_model
+from common.models.model import first_weights
 from common.privacy.plan import PrivacyPlan
-from common.releases import schema_of, tables_of
+from common.releases import tables_of
 from common.secagg.roster import Roster
-from server.aggregate import mean_by_block, median_by_block
+from server.aggregate import mean_by_block, median_by_block, step_along
 from server.cohort import Member, enrol, settle
 from server.collect import Collected, Rules, collect
 from server.link import Link
@@ -61,14 +60,14 @@ def run_federation(link: Link, settings: Settings) -> ServerState:
     """
     config = settings.config
     members = _enrol(link, settings)
-    state = load_state(settings.state_path) or _start(config)
+    state = load_state(settings.state_path) or ServerState(round=0, weights=first_weights(config))
     state = _release(link, settings, members, state, "normalisation")
     for number in range(state.round + 1, config.rounds + 1):
         started = time.monotonic()
         task = Task(settings.run, number, "training", state.weights, _normalisation(state))
         try:
             collected = collect(link, members, task, _rules(settings))
-            update = _update(collected, config)
+            update = _update(collected, state, settings)
             state = _advance(state, update, number, config)
             facts = _facts(collected, update)
         except RoundAborted as aborted:
@@ -91,12 +90,6 @@ def _enrol(link: Link, settings: Settings) -> tuple[Member, ...]:
     return members
 
 
-def _start(config: Config) -> ServerState:
-    model = build_model(config, schema_of(config), seed=config.seed)
-    shared = tuple(block for block in blocks_of(model) if not is_personal(block, config.federation.personal))
-    return ServerState(round=0, weights=flatten(model, shared))
-
-
 def _release(
     link: Link, settings: Settings, members: tuple[Member, ...], state: ServerState, purpose: str
 ) -> ServerState:
@@ -114,10 +107,13 @@ def _release(
     return state
 
 
-def _update(collected: Collected, config: Config) -> Arrays:
-    if config.federation.aggregator == "median":
+def _update(collected: Collected, state: ServerState, settings: Settings) -> Arrays:
+    if settings.config.federation.aggregator == "median":
         return median_by_block(collected.singles)
-    return mean_by_block(collected.sums)
+    mean = mean_by_block(collected.sums)
+    if settings.plan is None or settings.plan.lattice is None:
+        return mean
+    return step_along(mean, state.weights, settings.config.objective)  # what the sites sent are gradients
 
 
 def _advance(state: ServerState, update: Arrays, number: int, config: Config) -> ServerState:
@@ -158,5 +154,6 @@ def _rules(settings: Settings) -> Rules:
         k_min=settings.config.secagg.k_min,
         bound=settings.config.secagg.bound,
         roster=settings.roster,
+        plan=settings.plan,
         tables={name: table for name, table in tables_of(settings.config).items() if table.summed},
     )

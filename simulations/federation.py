@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.policy import write_default
+from client.policy import Policy, write_policy
 from client.site import Site
 from common.compose import ConfigError, validate
 from common.config import Config
@@ -114,13 +114,14 @@ def _init(site: Site, config: Config) -> None:
     if not site.identity_path.exists():
         create_identity(site.identity_path)
     if not site.policy_path.exists():
-        write_default(
-            site.policy_path,
+        policy = Policy(
             lifetime_epsilon=config.site.lifetime_epsilon,
             lifetime_delta=config.privacy.delta,
             allow_no_privacy=True,
             allow_no_secagg=True,
+            allow_distributed_noise=True,
         )
+        write_policy(site.policy_path, policy)
 
 
 def _roster(sites: tuple[Site, ...], key_path: Path) -> Roster:

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from common.blocks import blocks_of, flatten, held_blocks, is_personal, modality_of
 from common.config import Config
 from common.journal import Event
-from common.models.model import build_model
-from common.privacy.noise import share_std
+from common.models.model import build_model, first_weights
+from common.privacy.lattice import share_std
 from common.releases import schema_of, table_layout
 from common.reports.record import (
     BlockRecord,
@@ -104,7 +104,7 @@ def _promise(prepared: Prepared) -> Promise:
             plan_hash="",
         )
     return Promise(
-        kind="subject",
+        kind=config.privacy.kind,
         epsilon=plan.epsilon,
         delta=plan.delta,
         unit=plan.unit,
@@ -137,7 +137,7 @@ def _rounds(prepared: Prepared, bench: Bench) -> tuple[RoundRecord, ...]:
     for event in prepared.folder.journal.events("round"):
         facts, measured = event.facts, curve.get(event.round)
         summed = set(facts.get("blocks") or {})
-        asked = set(_shared_blocks(prepared.config))
+        asked = set(first_weights(prepared.config))
         found.append(
             RoundRecord(
                 number=event.round,
@@ -151,11 +151,6 @@ def _rounds(prepared: Prepared, bench: Bench) -> tuple[RoundRecord, ...]:
             )
         )
     return tuple(found)
-
-
-def _shared_blocks(config: Config) -> tuple[str, ...]:
-    model = build_model(config, schema_of(config), seed=config.seed)
-    return tuple(block for block in blocks_of(model) if not is_personal(block, config.federation.personal))
 
 
 def _blocks(config: Config, held: dict[str, tuple[str, ...]]) -> tuple[BlockRecord, ...]:

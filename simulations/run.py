@@ -16,6 +16,7 @@ from common.compose import ConfigError
 from common.config import Config
 from common.data.folder import read_site
 from common.messages import Enrol, Settle
+from common.models.model import summed_in_training
 from common.privacy.plan import PrivacyPlan, make_plan
 from common.releases import tables_of
 from common.reports.record import RunRecord
@@ -56,7 +57,7 @@ def begin(config: Config, root: Path) -> Prepared:
     try:
         federation = prepare(config, folder.path, folder.path)
         config = federation.resolve(config)
-        plan = plan_of(config)
+        plan = plan_of(config, num_sites=len(federation.sites))
         write_sites(federation.sites, folder.sites_path)
         prepared = Prepared(folder, config, plan, federation.sites)
         _admit(prepared)
@@ -78,17 +79,18 @@ def reopen(path: Path) -> Prepared:
     return Prepared(folder, config, plan, read_sites(folder.sites_path))
 
 
-def plan_of(config: Config) -> PrivacyPlan | None:
+def plan_of(config: Config, *, num_sites: int) -> PrivacyPlan | None:
     """The run's plan; None where privacy is off.
 
     Raises:
-        ConfigError: no noise can meet the target.
+        ConfigError: no noise can meet the target, or the sums that carry it do not fit into 32 bits.
     """
     if config.privacy.kind == "none":
         return None
     tables = {purpose: (table.cohort, table.l2_sensitivity) for purpose, table in tables_of(config).items()}
     try:
-        return make_plan(config.privacy, rounds=config.rounds, counts_needed=tables)
+        summed = summed_in_training(config, num_sites)
+        return make_plan(config.privacy, rounds=config.rounds, counts_needed=tables, summed=summed)
     except ValueError as error:
         raise ConfigError(f"privacy: {error}") from error
 
@@ -127,7 +129,7 @@ def _check_data(sites: Sequence[Site], config: Config) -> None:
     for site in sites:
         data = read_site(site.folder, split_seed=config.data.split_seed)
         limit = 1.0 / max(1, len(data.subjects))
-        if config.privacy.kind == "subject" and config.privacy.delta >= limit:
+        if config.privacy.kind != "none" and config.privacy.delta >= limit:
             message = (
                 f"privacy.delta must be below 1 / subjects ({limit:.2g} at {site.name}), got {config.privacy.delta}"
             )

@@ -9,6 +9,7 @@ from rich.text import Text
 from common.metrics.figure import Figure
 from common.reports.record import RunRecord, SiteRecord
 from common.reports.sentences import red_boxes
+from common.secagg.roster import too_many_colluders
 from server.audit import short_form
 
 Json = dict[str, object]
@@ -27,7 +28,7 @@ def summary(record: RunRecord, folder: str) -> Json:
         "seconds": round(record.seconds, 3),
         "test": _test(record),
         "released": _released(record),
-        "privacy": {"sites": {site.name: _privacy(record, site) for site in record.sites}},
+        "privacy": {"kind": record.promise.kind, "sites": {site.name: _privacy(record, site) for site in record.sites}},
         "audit": short_form(record.audit) if record.audit else {},
         "warnings": [box.code for box in red_boxes(record)],
     }
@@ -47,6 +48,9 @@ def table(record: RunRecord, folder: str) -> Group:
         pooled, auroc = record.test.pooled_accuracy, record.test.auroc
         quality.add_row("all together", str(record.test.num_subjects), _number(pooled), _number(auroc), "", "", "")
     lines = [Text(f"{box.title}: {box.text}", style="bold red") for box in red_boxes(record)]
+    if record.promise.kind == "distributed":
+        limit = too_many_colluders(len(record.sites))
+        lines.append(Text(f"Noise shared out: ε holds while fewer than {limit} sites collude with whoever looks."))
     lines.append(Text("All of held-out subjects, exact: measured by the simulator, released by nobody.", style="dim"))
     if record.released is not None:
         found = record.released.conditions["all"]

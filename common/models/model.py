@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.blocks import blocks_of, flatten, is_personal
 from common.config import Config
 from common.data.schema import Schema
 from common.models.additive import AdditiveModel
 from common.models.heads import ClassificationHead
 from common.models.outputs import Outputs
 from common.models.transformer import TransformerModel
+from common.releases import schema_of
 from common.seeds import torch_generator
 
-__all__ = ["Outputs", "build_model"]
+__all__ = ["Outputs", "build_model", "first_weights", "summed_in_training"]
 
 MODELS: dict[str, Callable[[Config, Schema], nn.Module]] = {
     "transformer": TransformerModel,
@@ -49,6 +52,20 @@ def build_model(config: Config, schema: Schema, *, seed: int) -> nn.Module:
                 for parameter in module.parameters():
                     nn.init.zeros_(parameter)
     return model
+
+
+def first_weights(config: Config) -> dict[str, np.ndarray]:
+    """Give the first weights of the blocks that all sites share, by block: float32 [parameter]."""
+    model = build_model(config, schema_of(config), seed=config.seed)
+    shared = tuple(block for block in blocks_of(model) if not is_personal(block, config.federation.personal))
+    return flatten(model, shared)
+
+
+def summed_in_training(config: Config, num_sites: int) -> tuple[int, int] | None:
+    """Sites and coordinates of the sums whose noise is shared out; None where every site noises its own in full."""
+    if config.privacy.kind != "distributed":
+        return None
+    return num_sites, sum(block.size for block in first_weights(config).values())
 
 
 def _uniform(parameter: Tensor, generator: torch.Generator) -> None:

@@ -1,18 +1,28 @@
 """The exact discrete Gaussian sampler, in integers only: no rounding, no floating point, nothing to attack there.
 
-Source: Canonne, Kamath, Steinke 2020, arXiv:2004.00010v5, algorithms 1 to 3. Not covered: the time that a draw takes
-depends on its value.
+Many values are drawn side by side, in 64-bit integers that provably do not overflow. Source: Karney 2016,
+arXiv:1303.6257, algorithm D (the discrete normal), with the exponentials of Canonne, Kamath, Steinke 2020,
+arXiv:2004.00010v5, algorithm 1. Not covered: the time that a draw takes depends on its values.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 POOL_BYTES = 1 << 16
+LARGEST_STD = 2.0**28
+_LARGEST_ABOVE, _LARGEST_BELOW = 1 << 24, 1 << 30
+_WORD_BYTES = 8
+_SURPLUS = 64
+
+Integers = NDArray[np.int64]
+Yes = NDArray[np.bool_]
 
 
 @dataclass
@@ -28,82 +38,107 @@ class Bits:
     _position: int = field(default=0, init=False)
     _blocks: int = field(default=0, init=False)
 
-    def below(self, limit: int) -> int:
-        """Draw an integer from 0 to limit - 1, each exactly equally likely (by rejection)."""
-        num_bits = (limit - 1).bit_length()
-        num_bytes = (num_bits + 7) // 8
-        surplus = 8 * num_bytes - num_bits
-        while True:
-            drawn = int.from_bytes(self._take(num_bytes), "little") >> surplus
-            if drawn < limit:
-                return drawn
+    def below(self, limits: Integers) -> Integers:
+        """Draw, for each limit, an integer from 0 to limit - 1, each exactly equally likely (by rejection)."""
+        wide = limits.astype(np.uint64)
+        surplus = (np.uint64(0) - wide) % wide  # 2^64 modulo limit: that many words are too many
+        drawn = self._words(wide.size)
+        rejected = np.flatnonzero(drawn < surplus)
+        while rejected.size:
+            drawn[rejected] = self._words(rejected.size)
+            rejected = rejected[drawn[rejected] < surplus[rejected]]
+        return (drawn % wide).astype(np.int64)
 
-    def _take(self, count: int) -> bytes:
-        start = self._position
-        if start + count > len(self._pool):
-            self._pool = self._pool[start:] + self.read(self._blocks)
-            self._blocks += 1
-            start = 0
-        self._position = start + count
-        return self._pool[start : self._position]
+    def _words(self, count: int) -> NDArray[np.uint64]:
+        while self._position + _WORD_BYTES * count > len(self._pool):
+            self._pool = self._pool[self._position :] + self.read(self._blocks)
+            self._position, self._blocks = 0, self._blocks + 1
+        words = np.frombuffer(self._pool, dtype="<u8", count=count, offset=self._position)
+        self._position += _WORD_BYTES * count
+        return words.astype(np.uint64)
 
 
-def sample_discrete_gaussian(bits: Bits, *, std: float, size: int) -> np.ndarray:
+def sample_discrete_gaussian(bits: Bits, *, std: float, size: int) -> Integers:
     """Draw int64 [size] from the discrete Gaussian on the integers with parameter `std`.
 
     Guarantees:
-        exact: P(y) is proportional to exp(-y^2 / (2 std^2)), with std the exact rational value of the float.
+        exact: P(y) is proportional to exp(-y^2 / (2 s^2)), where s is `std` rounded up to a nearby rational: never
+            less noise than asked for, and where std is at least 2^-6 no more than 1 + 2^-23 times as much.
 
     Raises:
-        ValueError: std is not above 0 or not finite, or size is negative.
+        ValueError: std is not above 0 or above 2^28, or size is negative.
     """
-    if not 0 < std < float("inf"):
-        raise ValueError(f"std of the discrete Gaussian must be > 0 and finite, got {std}")
+    if not 0 < std <= LARGEST_STD:
+        raise ValueError(f"std of the discrete Gaussian must be > 0 and at most 2^28, got {std}")
     if size < 0:
         raise ValueError(f"size must be >= 0, got {size}")
-    variance = Fraction(std) ** 2
-    scale = int(std) + 1  # of the discrete Laplace proposal
-    return np.fromiter((_one(bits, variance, scale) for _ in range(size)), dtype=np.int64, count=size)
+    found = np.zeros(0, dtype=np.int64)
+    while found.size < size:
+        # More than half of all proposals are rejected; values are independent, so any of those accepted will do.
+        found = np.concatenate([found, _accepted(bits, _ratio(std), 2 * (size - found.size) + _SURPLUS)])
+    return found[:size]
 
 
-def _one(bits: Bits, variance: Fraction, scale: int) -> int:
-    """Algorithm 3: propose from the discrete Laplace, accept with chance exp(-(|y| - variance/scale)^2/2variance)."""
-    above, below = variance.numerator, variance.denominator
-    divisor = 2 * above * below * scale * scale
-    while True:
-        proposal = _discrete_laplace(bits, scale)
-        distance = abs(proposal) * scale * below - above
-        if _bernoulli_exp(bits, distance * distance, divisor):
-            return proposal
+def _ratio(std: float) -> tuple[int, int]:
+    """Round std up to above / below: below is a power of two up to 2^30; above is at most 2^24, or 2^28 over 1."""
+    exact, below = Fraction(std), 1
+    while below < _LARGEST_BELOW and math.ceil(exact * 2 * below) <= _LARGEST_ABOVE:
+        below *= 2
+    return math.ceil(exact * below), below
 
 
-def _discrete_laplace(bits: Bits, scale: int) -> int:
-    """Algorithm 2 with s = 1, t = scale: P(y) is proportional to exp(-|y| / scale)."""
-    while True:
-        remainder = bits.below(scale)
-        if not _bernoulli_exp_unit(bits, remainder, scale):
-            continue
-        quotient = 0
-        while _bernoulli_exp_unit(bits, 1, 1):
-            quotient += 1
-        magnitude = remainder + scale * quotient
-        negative = bits.below(2) == 1
-        if not (negative and magnitude == 0):
-            return -magnitude if negative else magnitude
+def _accepted(bits: Bits, ratio: tuple[int, int], count: int) -> Integers:
+    """Make `count` proposals for std = above / below, and keep those that the algorithm accepts.
+
+    Every integer is sign * m, and every m >= 0 lies in exactly one strip [k s, (k+1) s): with m = (k + x) s, a proposal
+    exp(-k/2) * exp(-k(k-1)/2) * exp(-x(2k+x)/2) = exp(-(k+x)^2 / 2) is what is wanted.
+    """
+    above, below = ratio
+    strip = _geometric(bits, count)
+    strip = strip[_bernoulli_exp(bits, strip * (strip - 1), np.full(strip.size, 2))]
+    # From here on a strip of 20 or more has a chance below 2^-270; up to 31, nothing below overflows.
+    first = -(-strip * above // below)
+    magnitude = first + bits.below(np.full(strip.size, -(-above // below)))
+    gap = magnitude * below - strip * above  # x in units of 1 / above
+    negative = bits.below(np.full(strip.size, 2)) == 1
+    kept = np.flatnonzero((gap < above) & ~(negative & (magnitude == 0)))
+    strip, magnitude, gap, negative = strip[kept], magnitude[kept], gap[kept], negative[kept]
+    taken = _bernoulli_exp(bits, gap * (gap + 2 * strip * above), np.full(kept.size, 2 * above * above))
+    return np.where(negative, -magnitude, magnitude)[taken]
 
 
-def _bernoulli_exp(bits: Bits, numerator: int, denominator: int) -> bool:
-    """Algorithm 1: true with probability exp(-numerator / denominator)."""
-    while numerator > denominator:
-        if not _bernoulli_exp_unit(bits, 1, 1):
-            return False
-        numerator -= denominator
-    return _bernoulli_exp_unit(bits, numerator, denominator)
+def _geometric(bits: Bits, count: int) -> Integers:
+    """Count successes before the first failure of trials with chance exp(-1/2)."""
+    found, running = np.zeros(count, dtype=np.int64), np.arange(count)
+    while running.size:
+        ones = np.ones(running.size, dtype=np.int64)
+        running = running[_bernoulli_exp_unit(bits, ones, 2 * ones)]
+        found[running] += 1
+    return found
 
 
-def _bernoulli_exp_unit(bits: Bits, numerator: int, denominator: int) -> bool:
-    """Algorithm 1 for a ratio in [0, 1]."""
-    index = 1
-    while bits.below(denominator * index) < numerator:  # Bernoulli(ratio / index)
-        index += 1
-    return index % 2 == 1
+def _bernoulli_exp(bits: Bits, numerators: Integers, denominators: Integers) -> Yes:
+    """True with chance exp(-numerator / denominator) each: as many trials with chance 1/e as the ratio has wholes."""
+    alive = np.arange(numerators.size)
+    wholes, rest = numerators // denominators, numerators % denominators
+    while (trying := wholes[alive] > 0).any():
+        ones = np.ones(int(trying.sum()), dtype=np.int64)
+        wholes[alive[trying]] -= 1
+        trying[trying] = ~_bernoulli_exp_unit(bits, ones, ones)
+        alive = alive[~trying]
+    yes = np.zeros(numerators.size, dtype=np.bool_)
+    yes[alive] = _bernoulli_exp_unit(bits, rest[alive], denominators[alive])
+    return yes
+
+
+def _bernoulli_exp_unit(bits: Bits, numerators: Integers, denominators: Integers) -> Yes:
+    """The same for ratios in [0, 1]: the first failure of trials with chance ratio/1, ratio/2, ... has an odd number.
+
+    Trial 32 is reached with a chance below 1/31! < 2^-112, so that index * denominator stays below 2^5 * 2^57.
+    """
+    last, running, index = np.zeros(numerators.size, dtype=np.int64), np.arange(numerators.size), 1
+    while running.size:
+        success = bits.below(index * denominators[running]) < numerators[running]
+        last[running[~success]] = index
+        running, index = running[success], index + 1
+    return np.asarray(last % 2 == 1)

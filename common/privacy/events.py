@@ -11,7 +11,7 @@ MECHANISMS: tuple[Mechanism, ...] = ("gaussian", "discrete_gaussian")
 SMALLEST_MULTIPLIER = 1e-3
 """Less noise than this protects nobody, and its cost leaves the range in which floats can be relied on."""
 LATTICE_SLACK = 1e-7
-"""What a discrete_gaussian event may cost beyond the continuous Gaussian: derived in noise.share_std, with room."""
+"""What a discrete_gaussian event may cost beyond the continuous Gaussian: derived in lattice.share_std, with room."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Privacy noise: where its randomness comes from, how it is shaped, and each site's share of a table's noise.
+"""Privacy noise: where its randomness comes from and how it is shaped; lattice.py says how much each site adds.
 
 The noise of a release never comes from the experiment's seed. It is AES-256-CTR keystream under a fresh key from the
 operating system; only tests may name a seed. Limits, said openly: Gaussian noise is computed in float64, so it is not
 exactly Gaussian. Each value is the scaled sum of four independent Box-Muller draws, which is what Opacus' secure mode
 does against attacks on the sampler's floating-point pattern (Holohan and Braghin 2021, arXiv:2107.10138), and what
-leaves a site with secure aggregation is rounded to a public grid afterwards. Tables get the exact discrete Gaussian.
+leaves a site with secure aggregation is rounded to a public grid afterwards. Tables, and training whose noise is shared
+out between the sites, get the exact discrete Gaussian.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from common.privacy.discrete_gaussian import POOL_BYTES, Bits, sample_discrete_g
 from common.secagg.keystream import KEY_BYTES, NONCE_BYTES, keystream
 
 TESTING_VARIABLE = "FEDMOSAIC_TESTING"
-LATTICE_VARIANCE = 2.0
-SMALLEST_SHARE_VARIANCE = 4.0
 
 _WORD_BITS, _MANTISSA_BITS, _SUMMANDS = 64, 53, 4
 
@@ -100,37 +99,6 @@ def test_noise(seed: int, site: str, round: int, purpose: str) -> NoiseSource:
         raise ValueError(f"privacy.test_noise_seed is for tests only: it needs {TESTING_VARIABLE}=1 in the environment")
     key = hashlib.sha256(b"fedmosaic test noise" + _name(str(seed), site, round, purpose)).digest()
     return NoiseSource("test", key, os.getpid())
-
-
-def share_std(sensitivity: float, noise_multiplier: float, honest: int) -> float:
-    """Give the parameter of each site's discrete Gaussian share, so that `honest` of them carry all of the noise.
-
-    Guarantees:
-        accounted: the sum of `honest` shares (and of any more) on an integer table of that L2 sensitivity costs no more
-            than one continuous Gaussian of std `noise_multiplier * sensitivity`, up to a factor exp(+-kappa) on
-            every probability with kappa <= 6e-9 while cells times sites stay below 5e7. Accounting adds 1e-7.
-
-    Two steps lead from the sum to the continuous Gaussian.
-    1. A sum of h discrete Gaussians is not a discrete Gaussian. With share variance v >= 1/4 its probabilities are
-       within exp(+-tau) of the discrete Gaussian of variance h v, tau = 10 sum_{k=1}^{h-1} exp(-2 pi^2 v k / (k+1))
-       (Kairouz, Liu, Steinke 2021, arXiv:2102.06387, on sums of discrete Gaussians). k/(k+1) >= 1/2 and v >= 4 make
-       tau <= 10 h exp(-4 pi^2) < 8e-17 h a cell.
-    2. A discrete Gaussian has the Renyi divergences of the continuous one (Canonne, Kamath, Steinke 2020), but not
-       exactly its (epsilon, delta) curve. So 2 is added to the variance: a continuous Gaussian of variance
-       V = (noise_multiplier * sensitivity)^2, rounded at random by a discrete Gaussian of variance 2 about it, is
-       x + a discrete Gaussian of variance V + 2 up to exp(+-2e), e = 2 exp(-4 pi^2) + ... < 2e-17, a cell
-       (Peikert 2010, theorem 3.1). Rounding is post-processing: the continuous accounting holds.
-
-    Raises:
-        ValueError: an argument is not above 0.
-    """
-    if not (0 < sensitivity < math.inf and 0 < noise_multiplier < math.inf and honest >= 1):
-        raise ValueError(
-            "sensitivity and noise_multiplier must be > 0 and honest >= 1,"
-            f" got {sensitivity}, {noise_multiplier} and {honest}"
-        )
-    variance = (sensitivity * noise_multiplier) ** 2 + LATTICE_VARIANCE
-    return math.sqrt(max(variance / honest, SMALLEST_SHARE_VARIANCE))
 
 
 def _unit(words: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from common.privacy.accounting import pld_epsilon
 from common.privacy.calibrate import Budget, calibrate_noise
-from common.privacy.events import Charge, Event
+from common.privacy.events import Charge, Event, Mechanism
+from common.privacy.lattice import Lattice, fit_lattice
 
 if TYPE_CHECKING:
     from common.config import PrivacyConfig
@@ -56,6 +57,8 @@ class PrivacyPlan:
         steps_per_round: noisy steps of a site in a round.
         divisor: public number that a step's noisy sum is divided by.
         counts: the noised tables of the run.
+        lattice: the grid of the sites' sums where they share the noise of a step out between them; None: every site
+            adds all of it to its own sum.
     """
 
     epsilon: float
@@ -67,6 +70,7 @@ class PrivacyPlan:
     rounds: int
     divisor: float
     counts: tuple[CountRelease, ...]
+    lattice: Lattice | None = None
     unit: Literal["subject"] = UNIT
     adjacency: Literal["zero-out (add or remove)"] = ADJACENCY
     sampling: Literal["poisson"] = SAMPLING
@@ -86,13 +90,32 @@ class PrivacyPlan:
         for name, only in (("unit", UNIT), ("adjacency", ADJACENCY), ("sampling", SAMPLING)):
             if getattr(self, name) != only:
                 raise ValueError(f"{name} must be {only!r}, got {getattr(self, name)!r}")
+        if self.lattice is not None:
+            _check_shared(self, self.lattice)
         purposes = [TRAINING, *(release.purpose for release in self.counts)]
         if len(set(purposes)) < len(purposes):
             raise ValueError(f"counts: every purpose once, and training is none of them, got {', '.join(purposes[1:])}")
 
+    @property
+    def training_mechanism(self) -> Mechanism:
+        """The noise of a training step: each site's own Gaussian, or the sites' discrete Gaussian shares together."""
+        return "gaussian" if self.lattice is None else "discrete_gaussian"
+
+    @property
+    def step(self) -> float:
+        """The real number that one step of the lattice stands for.
+
+        Raises:
+            ValueError: the plan has no lattice.
+        """
+        if self.lattice is None:
+            raise ValueError("a plan without a lattice has no step")
+        return self.clip_norm / self.lattice.clip_steps
+
     def charges(self) -> tuple[Charge, ...]:
         """Everything that this run may release, as the ledger reserves it: training first, then the tables."""
-        steps = Event("gaussian", self.noise_multiplier, self.sampling_rate, self.rounds * self.steps_per_round)
+        count = self.rounds * self.steps_per_round
+        steps = Event(self.training_mechanism, self.noise_multiplier, self.sampling_rate, count)
         return (
             Charge(TRAINING_COHORT, TRAINING, steps),
             *(
@@ -124,38 +147,40 @@ class PrivacyPlan:
         if not isinstance(counts, list):
             raise ValueError(f"counts must be a list, got {counts!r}")
         releases = tuple(CountRelease(**_entries(release, CountRelease)) for release in counts)
-        plan = PrivacyPlan(**entries, counts=releases)
+        grid = entries.pop("lattice")
+        lattice = None if grid is None else Lattice(**_entries(grid, Lattice))
+        plan = PrivacyPlan(**entries, counts=releases, lattice=lattice)
         plan.charges()  # whoever wrote it: Event refuses what no accountant could read
         return plan
 
 
-def make_plan(config: PrivacyConfig, *, rounds: int, counts_needed: Mapping[str, tuple[str, float]]) -> PrivacyPlan:
+def make_plan(
+    config: PrivacyConfig,
+    *,
+    rounds: int,
+    counts_needed: Mapping[str, tuple[str, float]],
+    summed: tuple[int, int] | None = None,
+) -> PrivacyPlan:
     """Divide the run's epsilon over everything it releases; `counts_needed`: purpose to (cohort, L2 sensitivity).
 
-    Normalisation alone is calibrated to `normalisation_share` of epsilon, the audit alone to `audit_share`. What comes
-    last in a cohort, training or evaluation, gets all that is left.
+    `summed` is given where the sites share the noise of training out between them: how many sites the roster has, and
+    how many coordinates of the model they add up. Normalisation alone is calibrated to `normalisation_share` of
+    epsilon, the audit alone to `audit_share`. What comes last in a cohort, training or evaluation, gets all that is
+    left.
 
     Guarantees:
         within: in every cohort, the PLD epsilon of all charges together is at most config.epsilon at config.delta.
 
     Raises:
-        ValueError: a purpose is unknown, or the noise that epsilon needs is beyond measure.
+        ValueError: a purpose is unknown, the noise that epsilon needs is beyond measure, or no lattice fits.
     """
-    total = Budget(config.epsilon, config.delta)
-    shares = {"normalisation": config.normalisation_share, "audit": config.audit_share}
-    unknown = sorted(set(counts_needed) - set(shares) - {"evaluation"})
-    if unknown:
-        raise ValueError(f"counts_needed: unknown purpose {', '.join(unknown)}")
-    noise = {
-        purpose: calibrate_noise(Budget(share * config.epsilon, config.delta), _table_event())
-        for purpose, share in shares.items()
-        if purpose in counts_needed
-    }
+    total, noise = Budget(config.epsilon, config.delta), _noise_by_share(config, counts_needed)
 
     def spent_before(cohort: str) -> tuple[Event, ...]:
         return tuple(_table_event(noise[purpose]) for purpose in sorted(noise) if counts_needed[purpose][0] == cohort)
 
-    steps = Event("gaussian", 1.0, config.sampling_rate, rounds * config.steps_per_round)
+    mechanism: Mechanism = "gaussian" if summed is None else "discrete_gaussian"
+    steps = Event(mechanism, 1.0, config.sampling_rate, rounds * config.steps_per_round)
     training = calibrate_noise(total, steps, before=spent_before(TRAINING_COHORT))
     if "evaluation" in counts_needed:
         cohort = counts_needed["evaluation"][0]
@@ -163,7 +188,7 @@ def make_plan(config: PrivacyConfig, *, rounds: int, counts_needed: Mapping[str,
         if cohort == TRAINING_COHORT:
             before = (*before, replace(steps, noise_multiplier=training))
         noise["evaluation"] = calibrate_noise(total, _table_event(), before=before)
-    return PrivacyPlan(
+    plan = PrivacyPlan(
         epsilon=config.epsilon,
         delta=config.delta,
         clip_norm=config.clip_norm,
@@ -174,10 +199,46 @@ def make_plan(config: PrivacyConfig, *, rounds: int, counts_needed: Mapping[str,
         divisor=config.sampling_rate * config.declared_subjects,
         counts=tuple(CountRelease(purpose, *counts_needed[purpose], noise[purpose]) for purpose in counts_needed),
     )
+    return plan if summed is None else replace(plan, lattice=_lattice_of(plan, *summed))
+
+
+def _noise_by_share(config: PrivacyConfig, counts_needed: Mapping[str, tuple[str, float]]) -> dict[str, float]:
+    """The noise multipliers of the tables that get a fixed part of epsilon, by purpose."""
+    shares = {"normalisation": config.normalisation_share, "audit": config.audit_share}
+    unknown = sorted(set(counts_needed) - set(shares) - {"evaluation"})
+    if unknown:
+        raise ValueError(f"counts_needed: unknown purpose {', '.join(unknown)}")
+    return {
+        purpose: calibrate_noise(Budget(share * config.epsilon, config.delta), _table_event())
+        for purpose, share in shares.items()
+        if purpose in counts_needed
+    }
 
 
 def _table_event(noise_multiplier: float = 1.0, times: int = 1) -> Event:
     return Event("discrete_gaussian", noise_multiplier, 1.0, times)
+
+
+def _check_shared(plan: PrivacyPlan, lattice: Lattice) -> None:
+    """The noise of a shared step is accounted once a round, for sums that everybody is in, and that cannot wrap."""
+    if plan.sampling_rate != 1 or plan.steps_per_round != 1:
+        raise ValueError(
+            "noise that sites share out needs sampling_rate 1 and steps_per_round 1,"
+            f" got {plan.sampling_rate} and {plan.steps_per_round}"
+        )
+    fitting = _lattice_of(plan, lattice.sites, lattice.coordinates)
+    if lattice != fitting:
+        raise ValueError(f"lattice.clip_steps must be {fitting.clip_steps} for this plan, got {lattice.clip_steps}")
+
+
+def _lattice_of(plan: PrivacyPlan, sites: int, coordinates: int) -> Lattice:
+    return fit_lattice(
+        sites=sites,
+        coordinates=coordinates,
+        divisor=plan.divisor,
+        noise_multiplier=plan.noise_multiplier,
+        rounds=plan.rounds,
+    )
 
 
 def _check_types(thing: CountRelease | PrivacyPlan, types: Mapping[str, type]) -> None:
@@ -193,7 +254,7 @@ def _check_positive(thing: CountRelease | PrivacyPlan, names: tuple[str, ...]) -
             raise ValueError(f"{name} must be a number > 0 and finite, got {value!r}")
 
 
-def _entries(body: object, kind: type[CountRelease | PrivacyPlan]) -> dict[str, Any]:
+def _entries(body: object, kind: type[CountRelease | Lattice | PrivacyPlan]) -> dict[str, Any]:
     """The keys of a JSON object, which must be exactly the fields of a dataclass."""
     if not isinstance(body, dict):
         raise ValueError(f"{kind.__name__} must be a JSON object, got {body!r}")

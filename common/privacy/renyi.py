@@ -31,7 +31,7 @@ def renyi(events: Iterable[Event]) -> tuple[float, ...]:
 
     Unsampled: a / (2 z^2), exactly. Sampled: the binomial formula at whole orders; between two whole orders the line
     between their (a - 1) rho_a, which is convex in a, so that the line is never below it. A discrete Gaussian event has
-    the Gaussian's divergence plus the slack that noise.share_std derives.
+    the Gaussian's divergence plus the slack that lattice.share_std derives.
 
     Source: Mironov 2017, proposition 7; Mironov, Talwar, Zhang 2019, arXiv:1908.10530, section 3.3.
     """

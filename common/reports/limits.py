@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.reports.record import CohortBudget, RunRecord
+from common.secagg.roster import too_many_colluders
 
 _ALWAYS = (
     "A person present at several institutions pays at each of them: their loss is the sum.",
@@ -13,9 +14,11 @@ _ALWAYS = (
     "Privacy budgets know only what went through them: a release by another system, or a ledger that was thrown away, "
     "is not counted.",
 )
-_WITH_PRIVACY = (
+_OWN_NOISE = (
     "Training noise is drawn as 64-bit floating point numbers, which is not exactly the Gaussian of the proof; it is "
     "rounded to integers before it leaves. The noise in tables is an exact discrete Gaussian.",
+)
+_WITH_PRIVACY = (
     "Epsilon bounds what the releases say about whether a person took part. It does not stop a conclusion that holds "
     "for everyone alike, such as that smokers are ill more often.",
     "Choosing settings by looking at earlier runs costs what those runs cost: each is in the ledger, none is in this "
@@ -40,6 +43,10 @@ _SIMULATED = (
 def not_covered(record: RunRecord) -> tuple[str, ...]:
     """What neither differential privacy nor secure aggregation covers in this run."""
     lines = [*_ALWAYS]
+    if record.promise.kind == "distributed":
+        lines += _shared_noise(record)
+    elif record.promise.kind != "none":
+        lines += _OWN_NOISE
     lines += _WITH_PRIVACY if record.promise.kind != "none" else _WITHOUT_PRIVACY
     if record.secagg.kind == "none":
         lines.append("With secure aggregation off, the server reads every site's contribution on its own.")
@@ -53,6 +60,21 @@ def not_covered(record: RunRecord) -> tuple[str, ...]:
         lines.append(_SIMULATED)
     lines.append("No attack was tried on this model: there is no measured lower bound beside the claimed epsilon.")
     return tuple(lines)
+
+
+def _shared_noise(record: RunRecord) -> tuple[str, ...]:
+    """What training noise that the sites share out does not cover."""
+    honest, limit = record.secagg.honest_noise_shares, too_many_colluders(len(record.sites))
+    return (
+        f"Training noise was shared out between the sites: {honest} of them, so many as are honest in every sum, carry "
+        f"all of it. That holds against the server together with fewer than {limit} sites. If "
+        f"{limit} or more collude, they can take their own shares off again: less noise is left than was charged, and "
+        "epsilon is not kept.",
+        "What a site adds to a sum carries only its share of the noise: before it is summed, secure aggregation alone "
+        "hides it. Noise that protects a site's people whatever all others do is what privacy=subject adds.",
+        "The noise of training and of tables is an exact discrete Gaussian, drawn and added in integers. The gradients "
+        "that it is added to are clipped in floating point.",
+    )
 
 
 def recompute(cohorts: tuple[CohortBudget, ...]) -> str:

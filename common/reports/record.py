@@ -32,7 +32,7 @@ class RedBox:
 class Promise:
     """What each subject was promised, and by what means; one for all sites, fixed before the first round.
 
-    `kind` is subject or none, `random_source` os-csprng or test, `steps` counts the run's noisy steps at a site.
+    `kind` is subject, distributed or none, `random_source` os-csprng or test; `steps` are a site's noisy steps.
     """
 
     kind: str

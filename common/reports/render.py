@@ -12,6 +12,7 @@ from common.reports import numbers
 from common.reports.plots import condition_title
 from common.reports.record import RunRecord
 from common.reports.sentences import gap_name, gap_size, red_boxes, release_kind, verdict
+from common.secagg.roster import too_many_colluders
 
 METRIC_NAMES = {
     "tpr": "found, of those with it (TPR)",
@@ -48,6 +49,7 @@ def render(template: str, record: RunRecord, **context: object) -> str:
         "size": numbers.size,
         "moment": numbers.moment,
         "gap_size": gap_size,
+        "too_many_colluders": too_many_colluders,
         "release_kind": lambda noise_std: release_kind(record, noise_std),
         "condition": condition_title,
         "metric": lambda name: METRIC_NAMES.get(name, name),

@@ -7,6 +7,7 @@ import math
 from common.fairness.result import AuditResult, Gap
 from common.reports.numbers import SPACE, decimal, decimal_figure, epsilon, percent_figure, plain, points, remaining
 from common.reports.record import RedBox, RunRecord
+from common.secagg.roster import too_many_colluders
 
 _CERTAIN = 0.9995
 _NOTICEABLE = 0.005
@@ -108,9 +109,15 @@ def _privacy(record: RunRecord) -> str:
     promise = record.promise
     if promise.kind == "none" or promise.epsilon is None:
         return "Nobody was promised any privacy."
+    # The noise in tables is shared out under either kind; training noise only here.
+    condition = ""
+    if promise.kind == "distributed":
+        condition = (
+            f", as long as fewer than {too_many_colluders(len(record.sites))} of the sites collude with whoever looks"
+        )
     return (
         f"Each person at each site was promised at most epsilon {plain(promise.epsilon)} at delta "
-        f"{plain(promise.delta)} in this run, over everything released: {certainty(promise.epsilon)}"
+        f"{plain(promise.delta)} in this run, over everything released{condition}: {certainty(promise.epsilon)}"
     )
 
 

@@ -99,5 +99,14 @@ def guaranteed_honest(num_sites: int) -> int:
     return min(n - threshold_of(n) + 1 for n in range(threshold_of(num_sites), num_sites + 1))
 
 
+def too_many_colluders(num_sites: int) -> int:
+    """Count the colluding sites from which on a sum over at least `threshold_of(num_sites)` sites may be broken open.
+
+    The server decides who finishes training: of the m sites that did, t(m) must remain, and a sum is safe against fewer
+    than 2 t(m) - m of them. So the worst m counts, from the fewest that the roster's sites put up with to all of them.
+    """
+    return min(2 * threshold_of(left) - left for left in range(threshold_of(num_sites), num_sites + 1))
+
+
 def _body(entries: tuple[tuple[str, bytes], ...]) -> bytes:
     return join(field for name, key in entries for field in (name.encode(), key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 from common.config import PrivacyConfig
@@ -44,7 +44,12 @@ def test_no_cohort_ever_pays_more_than_the_plan_says(
         normalisation_share=shares[0],
         audit_share=shares[1],
     )
-    plan = make_plan(config, rounds=rounds, counts_needed=tables)
+    try:
+        plan = make_plan(config, rounds=rounds, counts_needed=tables)
+    except ValueError as error:  # so little is left for so many rounds that no noise can do it
+        if "cannot be met" not in str(error):
+            raise
+        reject()
     cohorts: dict[str, list[Event]] = {}
     for charge in plan.charges():
         cohorts.setdefault(charge.cohort, []).append(charge.event)

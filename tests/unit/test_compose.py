@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -47,6 +48,21 @@ def test_a_bad_key_is_named(override: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named) as caught:
         compose([override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "needed"),
+    [
+        ("secagg=none", "secagg.kind=masked"),
+        ("privacy.sampling_rate=0.5", "privacy.sampling_rate=1.0"),
+        ("privacy.steps_per_round=2", "privacy.steps_per_round=1"),
+        ("federation.personal=[head]", "federation.personal=()"),
+    ],
+)
+def test_noise_is_shared_out_only_where_it_protects_all_that_there_is(override: str, needed: str) -> None:
+    assert compose(["privacy=distributed"]).privacy.kind == "distributed"
+    with pytest.raises(ConfigError, match=re.escape(f"privacy=distributed needs {needed}, because")):
+        compose(["privacy=distributed", override])
 
 
 def test_a_median_is_allowed_where_updates_are_not_hidden() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from common.privacy import noise as noise_module
 from common.privacy.discrete_gaussian import POOL_BYTES, Bits, sample_discrete_gaussian
-from common.privacy.noise import NoiseSource, os_noise, share_std
+from common.privacy.lattice import share_std
+from common.privacy.noise import NoiseSource, os_noise
 
 
 def repeatable(seed: int = 0, site: str = "a", round: int = 1, purpose: str = "training") -> NoiseSource:
@@ -122,7 +123,7 @@ def test_uniforms_lie_in_the_half_open_unit_interval_on_the_53_bit_grid() -> Non
     assert np.array_equal(uniform * 2**53, np.floor(uniform * 2**53))
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf, 2.0**28 + 1])
 def test_a_discrete_gaussian_without_a_width_is_refused(sigma: float) -> None:
     with pytest.raises(ValueError, match="std of the discrete Gaussian must be > 0"):
         repeatable().discrete_gaussian("t", sigma, 1)
@@ -135,17 +136,26 @@ def test_bits_are_read_in_order_and_never_twice() -> None:
         blocks.append(block)
         return bytes([block]) * POOL_BYTES
 
-    bits = Bits(read)
-    drawn = [bits.below(256) for _ in range(2 * POOL_BYTES + 5)]
+    bits, words = Bits(read), POOL_BYTES // 8
+    drawn = [bits.below(np.full(count, 256)) for count in (3, words - 3, 1, words + 4)]
     assert blocks == [0, 1, 2]
-    assert drawn == [0] * POOL_BYTES + [1] * POOL_BYTES + [2] * 5
+    assert np.concatenate(drawn).tolist() == [0] * words + [1] * words + [2] * 5
 
 
 def test_integers_below_a_limit_are_exactly_uniform() -> None:
-    # Every byte once: the rejection must leave each of the five values the same number of times.
-    bits = Bits(lambda _: bytes(range(256)) * (POOL_BYTES // 256))
-    counts = np.bincount([bits.below(5) for _ in range(5 * 32 * 100)], minlength=5)
-    assert counts.tolist() == [3200] * 5
+    # The smallest and the largest words: 2^64 = 1 modulo 5, so that the rejection must leave word 0 out, and only that.
+    words = [*range(11), *range(2**64 - 10, 2**64)]
+    stream = b"".join(word.to_bytes(8, "little") for word in words) + bytes(range(256)) * POOL_BYTES
+    drawn = Bits(lambda _: stream).below(np.full(20, 5))
+    assert np.bincount(drawn, minlength=5).tolist() == [4] * 5
+
+
+def test_limits_up_to_the_largest_are_kept() -> None:
+    limits = np.array([1, 2, 3, 2**31 + 1, 2**62 - 1, 2**62 + 1] * 200)
+    drawn = Bits(lambda _: os.urandom(POOL_BYTES)).below(limits)
+    assert (drawn >= 0).all()
+    assert (drawn < limits).all()
+    assert drawn[limits > 2**61].max() > 2**61
 
 
 def test_a_one_sided_stream_of_bits_ends_in_a_table_all_the_same() -> None:

@@ -90,6 +90,51 @@ def test_a_plan_that_cannot_be_meant_is_refused_by_name(
         PrivacyPlan.from_json(json.dumps({**json.loads(plan.to_json()), **change}))
 
 
+@pytest.fixture
+def shared() -> PrivacyPlan:
+    return make_plan(config_of(kind="distributed"), rounds=60, counts_needed=TABLES, summed=(4, 3000))
+
+
+def test_noise_that_sites_share_out_is_charged_as_what_it_is(shared: PrivacyPlan, plan: PrivacyPlan) -> None:
+    steps = Event("discrete_gaussian", shared.noise_multiplier, 1.0, 60)
+    assert shared.charges()[0] == Charge("train", "training", steps)
+    assert shared.charges()[1:] == plan.charges()[1:]
+    assert (shared.training_mechanism, plan.training_mechanism) == ("discrete_gaussian", "gaussian")
+    assert 0 < shared.noise_multiplier - plan.noise_multiplier < 1e-3, "the lattice costs next to nothing"
+    for epsilon in shared.epsilons().values():
+        assert 0.9999 * shared.epsilon <= epsilon <= shared.epsilon
+    assert PrivacyPlan.from_json(shared.to_json()) == shared
+
+
+def test_a_plan_without_a_lattice_has_no_step(plan: PrivacyPlan, shared: PrivacyPlan) -> None:
+    assert shared.lattice is not None
+    assert shared.step * shared.lattice.clip_steps == shared.clip_norm
+    with pytest.raises(ValueError, match="no step"):
+        _ = plan.step
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"lattice": 3}, "Lattice must be a JSON object"),
+        ({"lattice": {"sites": 4}}, "Lattice: missing clip_steps, coordinates"),
+        ({"lattice": {"sites": 4, "coordinates": 3000, "clip_steps": 1}}, "clip_steps must be (1048576|2097152)"),
+        ({"lattice": {"sites": True, "coordinates": 3000, "clip_steps": 2}}, "lattice.sites must be an integer >= 1"),
+        ({"lattice": {"sites": 4, "coordinates": 0, "clip_steps": 2}}, "lattice.coordinates must be an integer >= 1"),
+        ({"lattice": {"sites": 128, "coordinates": 10**6, "clip_steps": 2}}, "fewer than 50,000,000"),
+        ({"sampling_rate": 0.5}, "needs sampling_rate 1 and steps_per_round 1"),
+        ({"steps_per_round": 2}, "needs sampling_rate 1 and steps_per_round 1"),
+        ({"divisor": 1e300}, "32 bits are too few"),
+        ({"noise_multiplier": 1e300}, "32 bits are too few"),
+    ],
+)
+def test_a_lattice_that_cannot_be_meant_is_refused_by_name(
+    shared: PrivacyPlan, change: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        PrivacyPlan.from_json(json.dumps({**json.loads(shared.to_json()), **change}))
+
+
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"epsilon":NaN}', '{"epsilon":1,"epsilon":2}'])
 def test_text_that_is_no_plan_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from client.policy import Policy, Refused, check, check_purpose, read_policy, write_default
+from client.policy import Policy, Refused, check, check_purpose, read_policy, write_policy
 from common.config import AuditConfig, Config, DataConfig, ObjectiveConfig, PrivacyConfig, SecaggConfig
 from common.privacy.plan import PrivacyPlan, make_plan
 
@@ -108,6 +108,18 @@ def test_a_run_without_privacy_needs_leave() -> None:
     assert code_of(policy_of(allow_no_privacy=True), config, None) is None
 
 
+def test_noise_that_is_shared_out_needs_leave_and_is_held_to_the_smallest() -> None:
+    config = config_of(privacy={"kind": "distributed"})
+    plan = make_plan(config.privacy, rounds=60, counts_needed={}, summed=(4, 3000))
+    assert code_of(POLICY, config, plan) == "distributed-noise"
+    assert code_of(policy_of(allow_distributed_noise=True), config, plan) is None
+    smallest = {"allow_distributed_noise": True, "min_noise_multiplier": plan.noise_multiplier}
+    assert code_of(policy_of(**smallest), config, plan) is None
+    smallest["min_noise_multiplier"] = 1.01 * plan.noise_multiplier
+    assert code_of(policy_of(**smallest), config, plan) == "noise"
+    assert code_of(POLICY, config, replace(plan, lattice=None)) is None
+
+
 def test_repeatable_noise_is_refused_outside_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(privacy={"test_noise_seed": 1})
     assert code_of(POLICY, config, plan_of(config)) is None
@@ -134,25 +146,24 @@ def test_one_request_is_held_to_the_allowed_purposes() -> None:
 
 def test_the_default_file_says_every_key_and_reads_back_the_same(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
-    write_default(path, lifetime_epsilon=20.0, lifetime_delta=1e-5, allow_no_privacy=True)
-    assert read_policy(path) == policy_of(lifetime_delta=1e-5, allow_no_privacy=True)
+    policy = policy_of(lifetime_delta=1e-5, allow_no_privacy=True)
+    write_policy(path, policy)
+    assert read_policy(path) == policy
     text = path.read_text()
     assert all(f"\n{name}:" in text for name in Policy.model_fields)
     assert [entry.name for entry in tmp_path.iterdir()] == ["policy.yaml"]
 
 
-def test_the_default_file_forbids_what_protects_nobody(tmp_path: Path) -> None:
-    path = tmp_path / "policy.yaml"
-    write_default(path, lifetime_epsilon=20.0, lifetime_delta=1e-3)
-    policy = read_policy(path)
-    assert (policy.allow_no_privacy, policy.allow_no_secagg, policy.k_min) == (False, False, 3)
+def test_a_policy_that_says_no_more_than_its_budget_forbids_what_protects_less() -> None:
+    assert (POLICY.allow_no_privacy, POLICY.allow_no_secagg, POLICY.k_min) == (False, False, 3)
+    assert not POLICY.allow_distributed_noise
 
 
 def test_an_institutions_policy_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("lifetime_epsilon: 1.0\nlifetime_delta: 1.0e-6\n")
     with pytest.raises(FileExistsError):
-        write_default(path, lifetime_epsilon=20.0, lifetime_delta=1e-3)
+        write_policy(path, POLICY)
     assert read_policy(path).lifetime_epsilon == 1.0
     assert [entry.name for entry in tmp_path.iterdir()] == ["policy.yaml"]
 

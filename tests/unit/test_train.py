@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from client.dp import Clipping
-from client.train import LocalTraining, drop_modalities, train_round
+from client.train import LocalTraining, clipping_of, drop_modalities, train_round
 from common.blocks import blocks_of, flatten
 from common.data.batch import take
 from common.privacy import noise as privacy_noise
@@ -221,3 +221,13 @@ def test_modality_dropout_is_taken_from_the_private_stream_under_a_plan() -> Non
     training = replace(training_of(plan_of()), modality_dropout=0.5)
     updates = [flat(train_round(model_of(Recipe()), batch, training, noise(number))) for number in (0, 1)]
     assert not np.allclose(updates[0], updates[1], atol=1e-5)
+
+
+def test_as_many_rows_go_through_the_model_together_as_the_machine_may() -> None:
+    training = replace(training_of(plan_of()), rows=1)
+    assert clipping_of(training).rows == 1
+    one_by_one, together = (
+        flat(train_round(model_of(Recipe()), ragged_batch((2, 1, 3)), one, noise()))
+        for one in (training, replace(training, rows=0))
+    )
+    np.testing.assert_allclose(one_by_one, together, atol=1e-6)
