@@ -45,7 +45,7 @@ from common.messages import (
     pack,
     unpack,
 )
-from common.secagg.encoding import bits_for, encode_counts, encode_floats
+from common.secagg.encoding import bits_for, encode_counts, encode_weighted
 from common.secagg.identity import load_identity
 from common.secagg.roster import Roster, guaranteed_honest, threshold_of
 
@@ -263,15 +263,11 @@ def _with_weight(contribution: Contribution) -> dict[str, np.ndarray]:
 
 def _encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[str, np.ndarray]:
     """Integers modulo 2^32 for the masks: fixed point for real blocks, cut at the public bound; tables as they are."""
-    bits, bound = bits_for(num_sites), work.agreement.config.secagg.bound
-    weighted = _with_weight(Contribution(reals=contribution.reals, weight=contribution.weight))
-    uniforms = work.rounding(sum(vector.size for vector in weighted.values()))
-    encoded, start = {}, 0
-    for name in sorted(weighted):
-        vector = np.clip(weighted[name], -bound, bound)
-        draws = uniforms[start : start + vector.size]
-        encoded[name] = encode_floats(vector, bound=bound, bits=bits, uniforms=draws)
-        start += vector.size
+    bits, bound, draw = bits_for(num_sites), work.agreement.config.secagg.bound, work.rounding()
+    encoded = {
+        name: encode_weighted(vector, contribution.weight, bound=bound, bits=bits, draw=draw)
+        for name, vector in sorted(contribution.reals.items())
+    }
     counts = {name: encode_counts(table, num_sites=num_sites) for name, table in contribution.counts.items()}
     return {**encoded, **counts}
 
