@@ -58,24 +58,26 @@ def encode_weighted(values: np.ndarray, weight: float, *, bound: float, bits: in
         raise ValueError("the weight must be finite")
     check_capacity(1, bits)
     scale = _largest(bits) / bound
+    limit = min(float(_largest(bits)), bound * scale)
     encoded = np.empty(values.size + 1, dtype=np.uint32)
     buffers = np.empty((3, min(encoded.size, _CHUNK)))
     for start in range(0, encoded.size, _CHUNK):
         target = encoded[start : start + _CHUNK]
         reals, floor, uniforms = buffers[:, : target.size]
         part = values[start : start + _CHUNK]
-        np.multiply(part, weight, out=reals[: part.size], dtype=np.float64)
-        reals[part.size :] = weight
+        reals[: part.size], reals[part.size :] = part, 1.0
+        largest = _magnitude(reals) * abs(weight) * scale
+        if weight != 1.0:
+            reals *= weight
         reals *= scale
-        _cut(reals, min(float(_largest(bits)), bound * scale))
+        if largest > limit:
+            np.clip(reals, -limit, limit, out=reals)
         draw(uniforms)
         np.floor(reals, out=floor)
-        # The fraction is compared, not added: floor(real + uniform) rounds the sum first, and is biased for that.
-        # fraction - uniform has the sign of the exact difference (IEEE 754), so its ceiling is 1 or 0.
         reals -= floor
-        reals -= uniforms
-        np.ceil(reals, out=reals)
-        np.add(floor, reals, out=target.view(np.int32), casting="unsafe")
+        np.copyto(target.view(np.int32), floor, casting="unsafe")
+        # The fraction is compared, not added: floor(real + uniform) rounds the sum first, and is biased for that.
+        target += uniforms < reals
     return encoded
 
 
@@ -108,13 +110,16 @@ def decode_counts(total: np.ndarray) -> np.ndarray:
     return _signed(total).astype(np.int64)
 
 
-def _cut(reals: np.ndarray, limit: float) -> None:
-    """Cut at the limit, in place."""
-    most, least = reals.max(), reals.min()
-    if not (np.isfinite(most) and np.isfinite(least)):
+def _magnitude(values: np.ndarray) -> float:
+    """The largest absolute value.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    magnitude = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+    if not np.isfinite(magnitude):
         raise ValueError("values must be finite")
-    if most > limit or least < -limit:
-        np.clip(reals, -limit, limit, out=reals)
+    return magnitude
 
 
 def _largest(bits: int) -> int:
