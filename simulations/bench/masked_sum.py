@@ -13,8 +13,8 @@ from common.privacy.noise import os_noise
 from common.secagg.encoding import bits_for, decode_sum, encode_weighted
 from common.secagg.identity import new_identity
 from common.secagg.roster import Roster, sign_roster
+from server.accumulate import Accumulator
 from server.unmask import (
-    Accumulator,
     RoundView,
     Routing,
     Survivors,

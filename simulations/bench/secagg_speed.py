@@ -13,7 +13,8 @@ import numpy as np
 
 from common.secagg.keystream import CHUNK_BYTES, from_counter_two_by_ctr
 from common.secagg.masks import WORD_BYTES, apply_masks
-from server.unmask import Accumulator, close_masking
+from server.accumulate import Accumulator
+from server.unmask import close_masking
 from simulations.bench import flower_sum, masked_sum
 
 BLOCK = "model"
