@@ -22,7 +22,7 @@ BLOCK = "model"
 
 @dataclass(frozen=True)
 class Ratio:
-    """Medians in seconds; `ratio` says how many times longer the slower-by-design side took."""
+    """Medians in seconds; `ratio` is ours over the keystream's, and Flower's over ours."""
 
     ours: float
     other: float
@@ -144,12 +144,14 @@ def _faster(ours: Callable[[], object], other: Callable[[], object], repeats: in
 def _in_turn(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[float, float]:
     """Medians of both in seconds of processor time, which a busy machine disturbs least.
 
-    They take turns, after one run of each that is not counted.
+    They take turns. Each runs twice and the second run counts, so that neither pays for the memory and the caches that
+    the other has just given back.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         for found, work in zip(times, (first, second), strict=True):
+            work()
             started = time.process_time()
             work()
             found.append(time.process_time() - started)
-    return statistics.median(times[0][1:]), statistics.median(times[1][1:])
+    return statistics.median(times[0]), statistics.median(times[1])
