@@ -18,6 +18,7 @@ from pathlib import Path
 from client.policy import Refused
 
 _DIGEST_BYTES = 32
+_SYNC_DATA = getattr(os, "fdatasync", os.fsync)  # enough where a file keeps its length, and no turn of the journal
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ class Stages:
         return self._path(stage, "entry").exists()
 
     def keep(self, name: str, secret: bytes) -> None:
-        """Keep a secret of this round until `erase`."""
+        """Keep a secret of this round until `erase`; inside `once`, whose entry makes the file last, as it does its own."""
         path = self._path(name, "secret")
-        path.unlink(missing_ok=True)
-        write_durably(path, secret)
+        with _draft(path, secret) as draft:
+            draft.replace(path)
 
     def kept(self, name: str) -> bytes:
         """Read a secret of this round back.
@@ -127,7 +128,7 @@ def _erase(path: Path) -> None:
         with path.open("r+b") as file:
             file.write(b"\0" * facts.st_size)
             file.flush()
-            os.fsync(file.fileno())
+            _SYNC_DATA(file.fileno())
     path.unlink()
 
 
@@ -137,6 +138,18 @@ def write_durably(path: Path, body: bytes) -> None:
     Raises:
         FileExistsError: the file is there already.
     """
+    with _draft(path, body) as draft:
+        os.link(draft, path)  # fails where the name is taken, as O_EXCL does, but never shows half a file
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _draft(path: Path, body: bytes) -> Iterator[Path]:
+    """A durable file beside `path`, which is gone afterwards unless it was given the name itself."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -144,11 +157,6 @@ def write_durably(path: Path, body: bytes) -> None:
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
-        os.link(draft, path)  # fails where the name is taken, as O_EXCL does, but never shows half a file
+        yield draft
     finally:
-        draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        draft.unlink(missing_ok=True)
