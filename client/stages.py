@@ -71,7 +71,7 @@ class Stages:
         return self._path(stage, "entry").exists()
 
     def keep(self, name: str, secret: bytes) -> None:
-        """Keep a secret of this round until `erase`; inside `once`, whose entry makes the file last, as it does its own."""
+        """Keep a secret of this round until `erase`; inside `once`, whose entry makes the file last with its own."""
         path = self._path(name, "secret")
         with _draft(path, secret) as draft:
             draft.replace(path)
