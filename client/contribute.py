@@ -28,6 +28,7 @@ from common.models.model import build_model
 from common.privacy.lattice import share_std
 from common.privacy.noise import NoiseSource, os_noise, test_noise
 from common.releases import from_fixed_point, schema_of, table_layout, to_fixed_point
+from common.secagg.encoding import Draw
 from common.seeds import numpy_generator
 
 
@@ -71,17 +72,16 @@ class Work:
         where = (self.site.name, self.task.run, self.task.round, self.task.purpose)
         return os_noise(*where, entropy=self.noise_key or None)
 
-    def rounding(self, size: int) -> np.ndarray:
-        """Uniforms in [0, 1) for stochastic rounding, which happens after the noise.
+    def rounding(self) -> Draw:
+        """Uniforms in [0, 1) for stochastic rounding, which happens after the noise: overwrites arrays with them.
 
         Without privacy they come from the experiment's seed, so that such a run can be repeated to the bit.
         """
-        config = self.agreement.config
-        if self.agreement.plan is None:
-            return numpy_generator(config.seed, "rounding", self.site.name, self.task.purpose, self.task.round).random(
-                size
-            )
-        return self.noise().uniform("rounding", size)
+        if self.agreement.plan is not None:
+            return self.noise().uniforms("rounding")
+        names = (self.site.name, self.task.purpose, self.task.round)
+        generator = numpy_generator(self.agreement.config.seed, "rounding", *names)
+        return lambda target: generator.random(out=target)
 
     def rows_at_once(self) -> int:
         """How many rows this machine may compute together; as many as it likes where nothing is promised."""

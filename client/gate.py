@@ -46,7 +46,7 @@ from common.messages import (
     pack,
     unpack,
 )
-from common.secagg.encoding import bits_for, encode_counts, encode_floats
+from common.secagg.encoding import bits_for, encode_counts, encode_weighted
 from common.secagg.identity import load_identity
 from common.secagg.roster import Roster, guaranteed_honest, threshold_of
 
@@ -263,15 +263,11 @@ def _encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[s
 
     What is noised already is never refused for its size: that would tell something about it. The sum does not wrap.
     """
-    bits, bound = bits_for(num_sites), work.agreement.config.secagg.bound
-    weighted = _with_weight(Contribution(reals=contribution.reals, weight=contribution.weight))
-    uniforms = work.rounding(sum(vector.size for vector in weighted.values()))
-    encoded, start = {}, 0
-    for name in sorted(weighted):
-        vector = np.clip(weighted[name], -bound, bound)
-        draws = uniforms[start : start + vector.size]
-        encoded[name] = encode_floats(vector, bound=bound, bits=bits, uniforms=draws)
-        start += vector.size
+    bits, bound, draw = bits_for(num_sites), work.agreement.config.secagg.bound, work.rounding()
+    encoded = {
+        name: encode_weighted(vector, contribution.weight, bound=bound, bits=bits, draw=draw)
+        for name, vector in sorted(contribution.reals.items())
+    }
     encoded |= {name: encode_counts(table, num_sites=num_sites) for name, table in contribution.counts.items()}
     return encoded | {name: noised.astype(np.uint32) for name, noised in contribution.residues.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -92,18 +93,26 @@ def read_policy(path: Path) -> Policy:
         ValueError: the file is missing or no YAML, or a key is unknown, missing, mistyped or out of range.
     """
     try:
-        body = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        return _parsed(path.name, path.read_text())
+    except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=64)  # every stage of every round asks; the file is read each time, the same text parsed once
+def _parsed(name: str, text: str) -> Policy:
+    try:
+        body = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} cannot be read: {error}") from error
     if not isinstance(body, dict):
-        raise ValueError(f"{path.name} must hold keys and values, got {type(body).__name__}")
+        raise ValueError(f"{name} must hold keys and values, got {type(body).__name__}")
     try:
         return Policy.model_validate(body)
     except ValidationError as error:
         faults = (
             f"{'.'.join(str(part) for part in fault['loc']) or 'keys'}: {fault['msg']}" for fault in error.errors()
         )
-        raise ValueError(f"{path.name}: {'; '.join(faults)}") from error
+        raise ValueError(f"{name}: {'; '.join(faults)}") from error
 
 
 def write_policy(path: Path, policy: Policy) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from common.secagg.layout import join, join_names, split, split_names, write_number
 from common.secagg.layout import read_number as number
 from common.secagg.table import Table, read_table
-from common.secagg.transcript import Advert, read_advert
+from common.secagg.transcript import Advert, read_checked_advert
 
 _VERSION = b"fedmosaic/site-round/1"
 _NUM_FIELDS = 14
@@ -48,12 +48,12 @@ class SiteRound:
     @property
     def own(self) -> Advert:
         """This site's advert."""
-        return read_advert(self.advert)
+        return read_checked_advert(self.advert)
 
     @property
     def table(self) -> Table:
-        """The table of the round, from "shared" on."""
-        return read_table(self.adverts, self.threshold)
+        """The table of the round, from "shared" on: that stage has checked all signatures in it."""
+        return read_table(self.adverts, self.threshold, checked=True)
 
     def to_bytes(self) -> bytes:
         """Write the state. It holds secrets: the file must be 0600 and erased after the last stage."""

@@ -19,6 +19,7 @@ from secrets import token_hex
 from client.policy import Refused
 
 _DIGEST_BYTES = 32
+_SYNC_DATA = getattr(os, "fdatasync", os.fsync)  # enough where a file keeps its length, and no turn of the journal
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ class Stages:
         return self._path(stage, "entry").exists()
 
     def keep(self, name: str, secret: bytes) -> None:
-        """Keep a secret of this round until `erase`."""
+        """Keep a secret of this round until `erase`; inside `once`, whose entry makes the file last with its own."""
         path = self._path(name, "secret")
-        path.unlink(missing_ok=True)
-        write_durably(path, secret)
+        with _draft(path, secret) as draft:
+            draft.replace(path)
 
     def kept(self, name: str) -> bytes:
         """Read a secret of this round back.
@@ -133,7 +134,7 @@ def _erase(path: Path) -> None:
         with path.open("r+b") as file:
             file.write(b"\0" * facts.st_size)
             file.flush()
-            os.fsync(file.fileno())
+            _SYNC_DATA(file.fileno())
     path.unlink()
 
 
@@ -143,16 +144,8 @@ def write_durably(path: Path, body: bytes) -> None:
     Raises:
         FileExistsError: the file is there already.
     """
-    draft = path.with_name(f".{path.name}.{token_hex(8)}.draft")  # a process number is not unique across containers
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
+    with _draft(path, body) as draft:
         os.link(draft, path)  # fails where the name is taken, as O_EXCL does, but never shows half a file
-    finally:
-        draft.unlink()
     sync_folder(path.parent)
 
 
@@ -163,3 +156,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _draft(path: Path, body: bytes) -> Iterator[Path]:
+    """A durable file beside `path`, which is gone afterwards unless it was given the name itself."""
+    draft = path.with_name(f".{path.name}.{token_hex(8)}.draft")  # a process number is not unique across containers
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)

@@ -107,7 +107,7 @@ def open_round(
         raise RoundAborted("adverts", sorted(left_out))
     raw = tuple(adverts[site] for site in sorted(sound))
     try:
-        table = read_table(raw, threshold if threshold is not None else threshold_of(len(raw)))
+        table = read_table(raw, threshold if threshold is not None else threshold_of(len(raw)), checked=True)
     except ProtocolError as error:
         raise RoundAborted(error.code) from error
     return RoundView(raw, table, k_min, left_out)

@@ -75,21 +75,28 @@ def report(
             typer.echo(path)
 
 
-@app.command(epilog="Example: fedmosaic bench curve --out figures")
+@app.command(epilog="Example: fedmosaic bench secagg --json --out figures")
 def bench(  # noqa: PLR0913  (each is an option of the command)
-    name: Annotated[str, typer.Argument(help="curve: quality over epsilon; cost: seconds and memory as ratios.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="curve: quality over epsilon; cost: seconds and memory as ratios; secagg: secure aggregation against"
+            " Flower's and the hardware."
+        ),
+    ],
     *,
     experiment: Annotated[str, typer.Option(help="Which experiment to measure.")] = "heart_flamby",
     out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/bench"),
     epsilon: Annotated[list[float] | None, typer.Option(help="curve: an epsilon to measure; may be repeated.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="secagg: small sizes, to see that it works.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
 ) -> None:
     """Measure what the README quotes."""
     with _errors(debug=debug):
-        from simulations.bench.command import run_bench  # noqa: PLC0415
+        from simulations.bench.command import Asked, run_bench  # noqa: PLC0415
 
-        run_bench(name, experiment, out, epsilons=epsilon or (), as_json=as_json)
+        run_bench(name, experiment, out, Asked(tuple(epsilon or ()), as_json, quick))
 
 
 class _Errors(AbstractContextManager[None]):

@@ -15,13 +15,14 @@ import hmac
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from common.privacy.discrete_gaussian import POOL_BYTES, Bits, sample_discrete_gaussian
-from common.secagg.keystream import KEY_BYTES, NONCE_BYTES, keystream
+from common.secagg.keystream import KEY_BYTES, NONCE_BYTES, keystream, open_stream
 
 TESTING_VARIABLE = "FEDMOSAIC_TESTING"
 
@@ -55,6 +56,20 @@ class NoiseSource:
         """Draw float64 [size], uniform on the multiples of 2^-53 in [0, 1)."""
         return _unit(self._words("uniform", label, size))
 
+    def uniforms(self, label: str) -> Callable[[np.ndarray], None]:
+        """Draw what `uniform` draws, a piece at a time: each call overwrites a float64 array of at most CHUNK_BYTES."""
+        stream = open_stream(self._key("uniform", label))
+
+        def draw(target: np.ndarray) -> None:
+            self._check_process()
+            words = target.view("<u8")
+            stream.fill(words)
+            words >>= np.uint64(_WORD_BITS - _MANTISSA_BITS)
+            target[:] = words.view("<i8")  # below 2^53, and signed integers are the quicker ones to convert
+            target *= 2.0**-_MANTISSA_BITS
+
+        return draw
+
     def discrete_gaussian(self, label: str, sigma: float, size: int) -> np.ndarray:
         """Draw int64 [size] from the exact discrete Gaussian with parameter `sigma`.
 
@@ -64,9 +79,12 @@ class NoiseSource:
         key = self._key("discrete_gaussian", label)
         return sample_discrete_gaussian(Bits(lambda block: _block(key, block)), std=sigma, size=size)
 
-    def _key(self, method: str, label: str) -> bytes:
+    def _check_process(self) -> None:
         if self.kind == "os-csprng" and self.process != os.getpid():
             raise ValueError("this noise source was made in another process: forked copies would draw the same noise")
+
+    def _key(self, method: str, label: str) -> bytes:
+        self._check_process()
         return hmac.digest(self.key, f"{method}\0{label}".encode(), "sha256")
 
     def _words(self, method: str, label: str, count: int) -> np.ndarray:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+
+from common.secagg.keystream import CHUNK_BYTES
+
+Draw = Callable[[np.ndarray], object]
 
 RING_BITS = 32
 _MIN_BITS = 8
-_ROUNDING_SLACK = 1e-6  # a bound that went through float32 may be off by this much, relatively
+_CHUNK = CHUNK_BYTES // 8  # coordinates: float64 stays in the cache, and uniforms are one chunk of keystream
 
 
 def bits_for(num_sites: int) -> int:
@@ -32,34 +38,47 @@ def check_capacity(num_sites: int, bits: int) -> None:
         raise ValueError(f"bits must be within {_MIN_BITS} and 32 and leave room for {num_sites} sites, got {bits}")
 
 
-def encode_floats(values: np.ndarray, *, bound: float, bits: int, uniforms: np.ndarray) -> np.ndarray:
-    """Round reals within [-bound, bound] to signed fixed point, up or down at random, as uint32.
+def encode_weighted(values: np.ndarray, weight: float, *, bound: float, bits: int, draw: Draw) -> np.ndarray:
+    """Encode reals times a weight, and the weight behind them, as signed fixed point in uint32 [values + 1].
 
-    The step is bound / (2^(bits-1) - 1), so that both ends are on the grid and none of them is cut off.
-    `uniforms` holds one draw in [0, 1) for each value.
+    What is beyond [-bound, bound] is cut. The step is bound / (2^(bits-1) - 1), so that both ends are on the grid.
+    Each coordinate is rounded up or down at random: `draw` overwrites a float64 array with uniforms in [0, 1).
+    Memory: the result and three chunks.
 
     Guarantees:
         unbiased: the expected decoded value is the value, up to float64 rounding.
         close: the decoded value is less than one step away.
 
     Raises:
-        ValueError: a value is not finite or beyond the bound, or shapes differ. Nothing is said about which value.
+        ValueError: a value or the weight is not finite. Nothing is said about which value.
     """
     if not (np.isfinite(bound) and bound > 0):
         raise ValueError(f"bound must be finite and > 0, got {bound}")
+    if not np.isfinite(weight):
+        raise ValueError("the weight must be finite")
     check_capacity(1, bits)
-    if values.shape != uniforms.shape:
-        raise ValueError(f"uniforms must have the shape of values {values.shape}, got {uniforms.shape}")
-    reals = values.astype(np.float64)
-    if not np.isfinite(reals).all():
-        raise ValueError("values must be finite")
-    if reals.size and np.abs(reals).max() > bound * (1.0 + _ROUNDING_SLACK):
-        raise ValueError(f"values must be within the bound {bound}")
-    largest = _largest(bits)
-    scaled = np.clip(reals * (largest / bound), -largest, largest)
-    floor = np.floor(scaled)
-    # The fraction is compared, not added: floor(scaled + uniform) rounds the sum first, and is biased for that.
-    return (floor.astype(np.int64) + (uniforms < scaled - floor)).astype(np.uint32)
+    scale = _largest(bits) / bound
+    limit = min(float(_largest(bits)), bound * scale)
+    encoded = np.empty(values.size + 1, dtype=np.uint32)
+    buffers = np.empty((3, min(encoded.size, _CHUNK)))
+    for start in range(0, encoded.size, _CHUNK):
+        target = encoded[start : start + _CHUNK]
+        reals, floor, uniforms = buffers[:, : target.size]
+        part = values[start : start + _CHUNK]
+        reals[: part.size], reals[part.size :] = part, 1.0
+        largest = _magnitude(reals) * abs(weight) * scale
+        if weight != 1.0:
+            reals *= weight
+        reals *= scale
+        if largest > limit:
+            np.clip(reals, -limit, limit, out=reals)
+        draw(uniforms)
+        np.floor(reals, out=floor)
+        reals -= floor
+        np.copyto(target.view(np.int32), floor, casting="unsafe")
+        # The fraction is compared, not added: floor(real + uniform) rounds the sum first, and is biased for that.
+        target += uniforms < reals
+    return encoded
 
 
 def decode_sum(total: np.ndarray, *, bound: float, bits: int, num_sites: int) -> np.ndarray:
@@ -89,6 +108,18 @@ def encode_counts(counts: np.ndarray, *, num_sites: int) -> np.ndarray:
 def decode_counts(total: np.ndarray) -> np.ndarray:
     """Read a sum of counts back as int64."""
     return _signed(total).astype(np.int64)
+
+
+def _magnitude(values: np.ndarray) -> float:
+    """The largest absolute value.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    magnitude = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+    if not np.isfinite(magnitude):
+        raise ValueError("values must be finite")
+    return magnitude
 
 
 def _largest(bits: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.secagg.keys import derive
-from common.secagg.keystream import CHUNK_BYTES, fill, open_stream
+from common.secagg.keystream import CHUNK_BYTES, open_stream
 
 WORD_BYTES = 4
 
@@ -48,8 +48,8 @@ def apply_masks(vector: np.ndarray, *, plus: Sequence[bytes], minus: Sequence[by
         part = vector[start : start + buffer.size]
         words = buffer[: part.size]
         for stream in added:
-            fill(stream, words)
+            stream.fill(words)
             np.add(part, words, out=part)
         for stream in subtracted:
-            fill(stream, words)
+            stream.fill(words)
             np.subtract(part, words, out=part)

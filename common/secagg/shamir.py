@@ -59,7 +59,8 @@ def combine(shares: Sequence[bytes], weights: Sequence[int]) -> bytes:
 
 
 def _evaluate(coefficients: Sequence[int], x: int) -> int:
+    """By Horner's rule, reduced once at the end: a site's number is small, so the value grows by a few bits a step."""
     value = 0
     for coefficient in reversed(coefficients):
-        value = (value * x + coefficient) % PRIME
-    return value
+        value = value * x + coefficient
+    return value % PRIME

@@ -9,7 +9,7 @@ from functools import cached_property
 from common.secagg.edge import Edge
 from common.secagg.errors import ProtocolError
 from common.secagg.roster import Roster, threshold_of
-from common.secagg.transcript import MASKING_KEY, Advert, first_transcript, read_advert
+from common.secagg.transcript import MASKING_KEY, Advert, first_transcript, read_advert, read_checked_advert
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,17 @@ class Table:
         return tuple(items)
 
 
-def read_table(adverts: Sequence[bytes], threshold: int) -> Table:
+def read_table(adverts: Sequence[bytes], threshold: int, *, checked: bool = False) -> Table:
     """Read the adverts of a round and check what can be checked without a roster.
+
+    `checked` says that each of these very adverts went through `read_advert` before: a signature costs the most.
 
     Raises:
         ProtocolError: an advert is malformed or not signed; institutions or identity keys repeat (duplicate); the
             sessions (session) or the lengths of a block (blocks) differ; the threshold is below 2n/3 (threshold).
     """
-    pairs = sorted(((read_advert(raw), raw) for raw in adverts), key=lambda pair: pair[0].institution)
+    read = read_checked_advert if checked else read_advert
+    pairs = sorted(((read(raw), raw) for raw in adverts), key=lambda pair: pair[0].institution)
     parsed = tuple(advert for advert, _ in pairs)
     for keys in ({a.institution for a in parsed}, {a.identity_key for a in parsed}):
         if len(keys) != len(parsed):

@@ -97,15 +97,23 @@ def read_advert(raw: bytes) -> Advert:
     Raises:
         ProtocolError: it is of another version (version), malformed (advert), or not signed by that key (signature).
     """
+    advert = read_checked_advert(raw)
+    check_signature(advert.identity_key, b"advert", raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:])
+    return advert
+
+
+def read_checked_advert(raw: bytes) -> Advert:
+    """Read an advert whose signature was checked before: this process's own word, or out of a site's own state.
+
+    Raises:
+        ProtocolError: it is of another version (version) or malformed (advert).
+    """
     if raw[:1] not in VERSIONS.values():
         raise ProtocolError("version", f"an advert has version {raw[:1].hex() or 'none'}, this release reads 01 and 02")
-    body, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
     try:
-        advert = _read(body)
+        return _read(raw[:-SIGNATURE_BYTES])
     except ValueError as error:
         raise ProtocolError("advert", f"an advert is malformed: {error}") from error
-    check_signature(advert.identity_key, b"advert", body, signature)
-    return advert
 
 
 def sign_transcript(signer: Identity, kind: bytes, digest: bytes) -> bytes:

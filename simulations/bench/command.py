@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -14,31 +14,37 @@ from rich.table import Table
 from common.compose import ConfigError
 
 
-def run_bench(name: str, experiment: str, out: Path, *, epsilons: Sequence[float], as_json: bool) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says beside the name: the curve's points, how to print, whether small sizes will do."""
+
+    epsilons: tuple[float, ...] = ()
+    as_json: bool = False
+    quick: bool = False
+
+
+def run_bench(name: str, experiment: str, out: Path, asked: Asked) -> None:
     """Run one measurement.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in {"curve", "cost"}:
-        raise ConfigError(f"bench: there are curve and cost, got {name!r}")
+    if name not in _BENCHES:
+        raise ConfigError(f"bench: there are {', '.join(_BENCHES)}, got {name!r}")
     out.mkdir(parents=True, exist_ok=True)
-    if name == "curve":
-        _curve(experiment, out, epsilons=epsilons, as_json=as_json)
-    else:
-        _cost(experiment, out, as_json=as_json)
+    _BENCHES[name](experiment, out, asked)
 
 
-def _curve(experiment: str, out: Path, *, epsilons: Sequence[float], as_json: bool) -> None:
+def _curve(experiment: str, out: Path, asked: Asked) -> None:
     from simulations.bench.curve import EPSILONS, measure, write_curve  # noqa: PLC0415
 
     points = []
-    for point in measure(experiment, tuple(epsilons) or EPSILONS):
+    for point in measure(experiment, asked.epsilons or EPSILONS):
         points.append(point)
         said = "no privacy" if point.epsilon is None else f"epsilon {point.epsilon:g}"
         sys.stderr.write(f"{said}, {point.normalisation} statistics: sites' mean {point.site_mean_accuracy}\n")
     written = write_curve(points, experiment, out)
-    if as_json:
+    if asked.as_json:
         sys.stdout.write(json.dumps([asdict(point) for point in points]) + "\n")
         return
     table = Table("epsilon", "statistics", "pooled accuracy", "sites' mean accuracy", "AUROC")
@@ -52,12 +58,12 @@ def _curve(experiment: str, out: Path, *, epsilons: Sequence[float], as_json: bo
     Console().print(table, by_condition, *written)
 
 
-def _cost(experiment: str, out: Path, *, as_json: bool) -> None:
+def _cost(experiment: str, out: Path, asked: Asked) -> None:
     from simulations.bench.cost import measure_cost  # noqa: PLC0415
 
     rows = measure_cost(experiment)
     (out / f"{experiment}-cost.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    if as_json:
+    if asked.as_json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
         return
     table = Table("what", "seconds a round", "ratio", "peak memory, MB", "ratio")
@@ -65,3 +71,22 @@ def _cost(experiment: str, out: Path, *, as_json: bool) -> None:
         time = (f"{row.seconds_a_round:.3f}", f"{row.time_ratio:.2f}")
         table.add_row(row.name, *time, f"{row.peak_megabytes:.0f}", f"{row.memory_ratio:.2f}")
     Console().print(table)
+
+
+def _secagg(_experiment: str, out: Path, asked: Asked) -> None:
+    from simulations.bench.secagg import QUICK, Sizes, measure_secagg, rows  # noqa: PLC0415
+
+    sizes = QUICK if asked.quick else Sizes()
+    figures = measure_secagg(sizes)
+    body = json.dumps(asdict(figures), indent=1) + "\n"
+    (out / "secagg.json").write_text(body)
+    if asked.as_json:
+        sys.stdout.write(json.dumps(asdict(figures)) + "\n")
+        return
+    table = Table("what", "target", "measured")
+    for row in rows(figures, sizes):
+        table.add_row(*row)
+    Console().print(table)
+
+
+_BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {"curve": _curve, "cost": _cost, "secagg": _secagg}

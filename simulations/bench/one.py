@@ -1,4 +1,4 @@
-"""One measured training, alone in its process: `python -m simulations.bench.one VARIANT EXPERIMENT` prints JSON."""
+"""One measured training, alone in its process: `python -m simulations.bench.one VARIANT EXPERIMENT ROUNDS`, in JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from server.optimizer import optimize
 from server.state import Arrays
 from simulations.run import ENGINES, Prepared, begin
 
-ROUNDS = 20
 # What stays of the whole: every variant trains the same model on the same batches.
 OVERRIDES: dict[str, tuple[str, ...]] = {
     "whole": (),
@@ -37,10 +36,10 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
 }
 
 
-def measure_one(variant: str, experiment: str) -> dict[str, float]:
-    """Train `ROUNDS` rounds and say the median seconds of a round and the peak of the process's memory in MB."""
+def measure_one(variant: str, experiment: str, rounds: int) -> dict[str, float]:
+    """Train some rounds and say the median seconds of a round and the peak of the process's memory in MB."""
     torch.set_num_threads(1)
-    common = (f"experiment={experiment}", f"rounds={ROUNDS}", "data.normalisation=none", "audit.attributes=[]")
+    common = (f"experiment={experiment}", f"rounds={rounds}", "data.normalisation=none", "audit.attributes=[]")
     with tempfile.TemporaryDirectory(prefix="fedmosaic-bench-") as place:
         prepared = begin(compose([*common, *OVERRIDES[variant]]), Path(place))
         run: Callable[[Prepared], list[float]] = _bare if variant.startswith("bare") else _whole
@@ -79,4 +78,4 @@ def _bare(prepared: Prepared) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measure_one(*sys.argv[1:])) + "\n")
+    sys.stdout.write(json.dumps(measure_one(sys.argv[1], sys.argv[2], int(sys.argv[3]))) + "\n")

@@ -31,7 +31,7 @@ def ask(*arguments: str) -> tuple[str, dict[str, Any]]:
     return done.stdout, json.loads(done.stderr.splitlines()[-1])
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("simulate", "--help"), ("report", "--help")])
+@pytest.mark.parametrize("arguments", [("--help",), ("simulate", "--help"), ("report", "--help"), ("bench", "--help")])
 def test_help_loads_nothing_heavy_and_shows_an_example(arguments: tuple[str, ...]) -> None:
     text, told = ask(*arguments)
     assert told["code"] == 0

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.secagg.edge import ENVELOPE_BYTES, read_box
-from common.secagg.encoding import bits_for, decode_sum, encode_floats
 from common.secagg.errors import ProtocolError
 from common.secagg.hybrid import CIPHERTEXT_BYTES
 from common.secagg.keystream import CHUNK_BYTES, keystream
@@ -129,20 +128,6 @@ def test_mask_keys_are_bound_to_transcript_block_and_pair(
     )
     assert own not in others
     assert adds(left, right) is not adds(right, left) or left == right
-
-
-@given(
-    values=st.lists(st.floats(-8, 8), min_size=1, max_size=20),
-    num_sites=st.integers(1, 128),
-    seed=st.integers(0, 99),
-)
-def test_decoding_is_less_than_one_step_away(values: list[float], num_sites: int, seed: int) -> None:
-    bits, reals = bits_for(num_sites), np.array(values)
-    uniforms = np.random.default_rng(seed).random(reals.size)
-    decoded = decode_sum(
-        encode_floats(reals, bound=8.0, bits=bits, uniforms=uniforms), bound=8.0, bits=bits, num_sites=1
-    )
-    assert np.all(np.abs(decoded - reals) < 8.0 / (2 ** (bits - 1) - 1) * (1 + 1e-6))
 
 
 def _table_of_five(*, post_quantum: bool) -> Trace:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from client.site_round import Secrets
-from common.secagg.encoding import decode_sum, encode_floats
+from common.secagg.encoding import decode_sum, encode_weighted
 from common.secagg.keys import agree
 from common.secagg.masks import adds, apply_masks, pair_key, self_key
 from common.secagg.transcript import Session
@@ -134,9 +134,14 @@ def test_rounding_is_unbiased() -> None:
     bits = 8
 
     def ours(values: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        return decode_sum(
-            encode_floats(values, bound=8.0, bits=bits, uniforms=uniforms), bound=8.0, bits=bits, num_sites=1
-        )
+        left = np.append(uniforms, 0.0)
+
+        def draw(target: np.ndarray) -> None:
+            nonlocal left
+            target[:], left = left[: target.size], left[target.size :]
+
+        encoded = encode_weighted(values, 1.0, bound=8.0, bits=bits, draw=draw)
+        return decode_sum(encoded, bound=8.0, bits=bits, num_sites=1)[:-1]
 
     for value in (0.01, -0.01, 3.3, -7.99, 7.999):
         assert rounded(np.full(200_000, value), bits, ours) < QUANTILE

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load, save
 
 from common.messages import (
     Advert,
+    Arrays,
     Enrol,
     Masked,
     MaskRequest,
@@ -38,6 +41,25 @@ def test_a_message_survives_bytes_and_records(message: Request | Reply) -> None:
     assert type(again) is type(message)
     assert pack(again) == body
     assert pack(from_records(to_records(message))) == body
+
+
+@given(
+    names=st.lists(st.text(min_size=1, max_size=5), unique=True, max_size=5),
+    kinds=st.lists(st.sampled_from([np.float64, np.int64, np.float32, np.uint32]), min_size=5, max_size=5),
+    sizes=st.lists(st.integers(0, 9), min_size=5, max_size=5),
+)
+def test_the_bytes_are_those_of_the_library_that_reads_them(
+    names: list[str], kinds: list[type], sizes: list[int]
+) -> None:
+    arrays: Arrays = {name: np.arange(size).astype(kind) for name, kind, size in zip(names, kinds, sizes, strict=False)}
+    body = pack(Masked(arrays))
+    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"]
+    inside = {f"vectors/{name}": array for name, array in arrays.items()}
+    read = load(body)
+    assert set(read) == set(inside)
+    assert all(np.array_equal(read[name], array) and read[name].dtype == array.dtype for name, array in inside.items())
+    if len({array.dtype.itemsize for array in arrays.values()}) == len({array.dtype for array in arrays.values()}):
+        assert body == save(inside, metadata=header)  # it orders types of one size in a way of its own
 
 
 def test_array_order_does_not_change_the_bytes() -> None:

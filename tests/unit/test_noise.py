@@ -16,6 +16,7 @@ from common.privacy import noise as noise_module
 from common.privacy.discrete_gaussian import POOL_BYTES, Bits, sample_discrete_gaussian
 from common.privacy.lattice import share_std
 from common.privacy.noise import NoiseSource, os_noise
+from common.secagg.encoding import Draw
 
 
 def repeatable(seed: int = 0, site: str = "a", round: int = 1, purpose: str = "training") -> NoiseSource:
@@ -50,12 +51,22 @@ def test_forked_workers_never_draw_the_same_noise() -> None:
     assert len(set(drawn)) == len(drawn)
 
 
-def test_a_source_that_was_made_before_the_fork_refuses_in_the_child() -> None:
+def opened_before(draw: Draw) -> str:
+    try:
+        draw(np.empty(1))
+    except ValueError as error:
+        return str(error)
+    return "drawn"
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_source_that_was_made_before_the_fork_refuses_in_the_child(*, opened: bool) -> None:
     source = os_noise("a", "run", 1, "training")
+    draw = source.uniforms("u")
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writer, draw_from(source).encode())
+        os.write(writer, (opened_before(draw) if opened else draw_from(source)).encode())
         os._exit(0)
     os.waitpid(child, 0)
     os.close(writer)
@@ -114,6 +125,14 @@ def test_draws_have_the_size_and_type_that_was_asked_for(size: int) -> None:
     table = source.discrete_gaussian("a", 3.0, size)
     assert table.shape == (size,)
     assert table.dtype == np.int64
+
+
+def test_uniforms_drawn_in_pieces_are_those_drawn_at_once() -> None:
+    source, sizes = repeatable(), [1, 3, 16_384, 0, 7]
+    draw, pieces = source.uniforms("u"), [np.empty(size) for size in sizes]
+    for piece in pieces:
+        draw(piece)
+    np.testing.assert_array_equal(np.concatenate(pieces), source.uniform("u", sum(sizes)))
 
 
 def test_uniforms_lie_in_the_half_open_unit_interval_on_the_53_bit_grid() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,17 @@ from common.secagg.encoding import (
     decode_counts,
     decode_sum,
     encode_counts,
-    encode_floats,
+    encode_weighted,
 )
+
+
+def drawn(uniforms: np.ndarray) -> Callable[[np.ndarray], None]:
+    """Draw these uniforms, once."""
+    return lambda target: np.copyto(target, uniforms)
+
+
+def nought(target: np.ndarray) -> None:
+    target[:] = 0.0
 
 
 def test_bits_leave_room_for_all_sites() -> None:
@@ -24,12 +35,13 @@ def test_bits_leave_room_for_all_sites() -> None:
 def test_the_sum_of_all_sites_at_the_bound_does_not_wrap(num_sites: int, sign: float) -> None:
     bits, bound = bits_for(num_sites), 8.0
     extreme = np.full(5, sign * bound)
-    encoded = encode_floats(extreme, bound=bound, bits=bits, uniforms=np.array([0.0, 0.25, 0.5, 0.75, 1 - 2**-53]))
-    total = np.zeros(5, dtype=np.uint32)
+    draws = np.array([0.0, 0.25, 0.5, 0.75, 1 - 2**-53, 0.5])
+    encoded = encode_weighted(extreme, 1.0, bound=bound, bits=bits, draw=drawn(draws))
+    total = np.zeros(6, dtype=np.uint32)
     for _ in range(num_sites):
         total += encoded
     decoded = decode_sum(total, bound=bound, bits=bits, num_sites=num_sites)
-    np.testing.assert_allclose(decoded, num_sites * extreme, rtol=1e-12)
+    np.testing.assert_allclose(decoded[:-1], num_sites * extreme, rtol=1e-12)
 
 
 def test_one_more_bit_would_wrap() -> None:
@@ -40,37 +52,39 @@ def test_one_more_bit_would_wrap() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused(bad: float) -> None:
-    values = np.array([0.0, bad, 1.0])
+@pytest.mark.parametrize("place", [0, 1, 20_000])
+def test_what_is_not_finite_is_refused(bad: float, place: int) -> None:
+    values = np.zeros(20_001, dtype=np.float32)
+    values[place] = bad
     with pytest.raises(ValueError, match="finite"):
-        encode_floats(values, bound=8.0, bits=30, uniforms=np.zeros(3))
+        encode_weighted(values, 1.0, bound=8.0, bits=30, draw=nought)
+    with pytest.raises(ValueError, match="finite"):
+        encode_weighted(np.zeros(3), bad, bound=8.0, bits=30, draw=nought)
 
 
-@pytest.mark.parametrize("bad", [8.1, -8.1, 1e30])
-def test_what_is_beyond_the_bound_is_refused_and_not_cut_in_silence(bad: float) -> None:
-    with pytest.raises(ValueError, match="bound"):
-        encode_floats(np.array([bad]), bound=8.0, bits=30, uniforms=np.zeros(1))
+@pytest.mark.parametrize(("value", "weight", "cut"), [(8.1, 1.0, 8.0), (-1e30, 1.0, -8.0), (3.0, 4.0, 8.0)])
+def test_what_is_beyond_the_bound_is_cut_at_it_and_the_weight_is_kept(value: float, weight: float, cut: float) -> None:
+    encoded = encode_weighted(np.array([1.0, value]), weight, bound=8.0, bits=30, draw=nought)
+    decoded = decode_sum(encoded, bound=8.0, bits=30, num_sites=1)
+    np.testing.assert_allclose(decoded, [weight, cut, weight], atol=1e-7)
 
 
 def test_a_refusal_does_not_print_the_value() -> None:
-    with pytest.raises(ValueError, match="bound") as caught:
-        encode_floats(np.array([12345.678]), bound=8.0, bits=30, uniforms=np.zeros(1))
+    with pytest.raises(ValueError, match="finite") as caught:
+        encode_weighted(np.array([12345.678, np.inf]), 1.0, bound=8.0, bits=30, draw=nought)
     assert "12345" not in str(caught.value)
 
 
 def test_a_bound_that_went_through_float32_is_still_the_bound() -> None:
     values = np.array([0.1], dtype=np.float32)
-    encoded = encode_floats(values, bound=0.1, bits=30, uniforms=np.zeros(1))
-    assert decode_sum(encoded, bound=0.1, bits=30, num_sites=1) == pytest.approx(0.1, rel=1e-8)
+    encoded = encode_weighted(values, 1.0, bound=0.1, bits=30, draw=nought)
+    assert decode_sum(encoded, bound=0.1, bits=30, num_sites=1)[0] == pytest.approx(0.1, rel=1e-8)
 
 
-@pytest.mark.parametrize(
-    ("bound", "bits", "draws"),
-    [(0.0, 30, 1), (np.nan, 30, 1), (np.inf, 30, 1), (8.0, 33, 1), (8.0, 7, 1), (8.0, 30, 2)],
-)
-def test_nonsense_is_refused(bound: float, bits: int, draws: int) -> None:
-    with pytest.raises(ValueError, match=r"bound|bits|uniforms"):
-        encode_floats(np.zeros(1), bound=bound, bits=bits, uniforms=np.zeros(draws))
+@pytest.mark.parametrize(("bound", "bits"), [(0.0, 30), (np.nan, 30), (np.inf, 30), (8.0, 33), (8.0, 7)])
+def test_nonsense_is_refused(bound: float, bits: int) -> None:
+    with pytest.raises(ValueError, match=r"bound|bits"):
+        encode_weighted(np.zeros(1), 1.0, bound=bound, bits=bits, draw=nought)
 
 
 def test_counts_below_zero_survive_the_sum() -> None:
