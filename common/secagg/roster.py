@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from common.secagg.identity import Identity, verify
 from common.secagg.layout import join, read_name, split
@@ -11,6 +13,8 @@ from common.secagg.layout import join, read_name, split
 _CONTEXT = b"fedmosaic/roster/1"
 _KEY_BYTES = 32
 _FIXED_FIELDS = 3
+LARGEST_COMPLETE = 100  # up to here every site masks with every other; beyond, with neighbours of its own choice
+COLLUDERS = Fraction(1, 5)  # the share of a larger roster that may work with the server
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,16 @@ def threshold_of(num_sites: int) -> int:
 
 
 def guaranteed_honest(num_sites: int) -> int:
-    """Count the sites that are honest in every sum over at least `threshold_of(num_sites)` sites, at least 1.
+    """Count the sites of a roster that are honest in every sum over at least two thirds of it, at least 1.
 
-    The promise holds against fewer than 2t - n colluding sites; of t survivors at least t - (2t - n - 1) are honest.
+    Up to LARGEST_COMPLETE sites the promise holds against fewer than 2t - n colluders; of t survivors at least
+    t - (2t - n - 1) are honest. Beyond, it holds against a fifth of the roster, and a sum has more than half of the
+    honest sites that took part (docs/scale.md).
     """
     threshold = threshold_of(num_sites)
-    return max(1, threshold - (2 * threshold - num_sites - 1))
+    if num_sites <= LARGEST_COMPLETE:
+        return max(1, threshold - (2 * threshold - num_sites - 1))
+    return (threshold - math.floor(COLLUDERS * num_sites)) // 2 + 1
 
 
 def _body(entries: tuple[tuple[str, bytes], ...]) -> bytes:
