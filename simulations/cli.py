@@ -77,7 +77,9 @@ def report(
 
 @app.command(epilog="Example: fedmosaic bench curve --out figures")
 def bench(  # noqa: PLR0913  (each is an option of the command)
-    name: Annotated[str, typer.Argument(help="curve: quality over epsilon; cost: seconds and memory as ratios.")],
+    name: Annotated[
+        str, typer.Argument(help="curve: quality over epsilon; cost: seconds and memory as ratios; scale: 1,000 sites.")
+    ],
     *,
     experiment: Annotated[str, typer.Option(help="Which experiment to measure.")] = "heart_flamby",
     out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/bench"),

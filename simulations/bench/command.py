@@ -20,11 +20,13 @@ def run_bench(name: str, experiment: str, out: Path, *, epsilons: Sequence[float
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in {"curve", "cost"}:
-        raise ConfigError(f"bench: there are curve and cost, got {name!r}")
+    if name not in {"curve", "cost", "scale"}:
+        raise ConfigError(f"bench: there are curve, cost and scale, got {name!r}")
     out.mkdir(parents=True, exist_ok=True)
     if name == "curve":
         _curve(experiment, out, epsilons=epsilons, as_json=as_json)
+    elif name == "scale":
+        _scale(out, as_json=as_json)
     else:
         _cost(experiment, out, as_json=as_json)
 
@@ -65,3 +67,23 @@ def _cost(experiment: str, out: Path, *, as_json: bool) -> None:
         time = (f"{row.seconds_a_round:.3f}", f"{row.time_ratio:.2f}")
         table.add_row(row.name, *time, f"{row.peak_megabytes:.0f}", f"{row.memory_ratio:.2f}")
     Console().print(table)
+
+
+def _scale(out: Path, *, as_json: bool) -> None:
+    from simulations.bench.scale import measure_scale, shapes  # noqa: PLC0415
+
+    sizes, measured = shapes(), measure_scale()
+    body = json.dumps({"graphs": [asdict(size) for size in sizes], "measured": asdict(measured)}, indent=1) + "\n"
+    (out / "scale.json").write_text(body)
+    if as_json:
+        sys.stdout.write(json.dumps(json.loads(body)) + "\n")
+        return
+    graphs = Table("sites", "degree", "threshold", "secrets, log2", "split, log2", "silence, log2")
+    for size in sizes:
+        chances = (size.secrets_log2, size.split_log2, size.silence_log2)
+        said = ("never" if chance is None else f"{chance:.1f}" for chance in chances)
+        graphs.add_row(f"{size.num_sites:,}", str(size.degree), str(size.threshold), *said)
+    run = Table("one sum in this process", "")
+    for name, value in asdict(measured).items():
+        run.add_row(name.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else str(value))
+    Console().print(graphs, run)
