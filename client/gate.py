@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -17,12 +18,15 @@ from safetensors.numpy import load, save
 from client import mask
 from client.admission import admit, check_stage
 from client.arithmetic import make_reproducible
+from client.charging import charge
 from client.contribute import Contribution, Work, contribute
 from client.enrolment import Agreement, agree, agreement_of, open_ledger
+from client.large_stages import LARGE_SPENT, answer_large
 from client.own_statistics import with_own_statistics
 from client.policy import Refused, read_policy
 from client.site import Site
 from client.stages import Stages
+from common.large_messages import Chosen, LargeMasked, LargeShares, LargeStageRequest
 from common.messages import (
     Advert,
     Checked,
@@ -48,7 +52,7 @@ from common.messages import (
 )
 from common.secagg.encoding import bits_for, encode_counts, encode_weighted
 from common.secagg.identity import load_identity
-from common.secagg.roster import Roster, guaranteed_honest, threshold_of
+from common.secagg.roster import LARGEST_COMPLETE, Roster, guaranteed_honest, threshold_of
 
 
 def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
@@ -101,7 +105,7 @@ def _task(site: Site, request: Task) -> Reply:
 def _contribute(site: Site, agreement: Agreement, stages: Stages, request: Task) -> Reply:
     """Charge, then answer: from the charge on there is one answer and one draw of noise, whatever goes wrong."""
     noise_key, is_new = stages.begin("Task", pack(request))
-    _charge(site, agreement, request, is_new=is_new)
+    charge(site, agreement, request, stages if is_new else None)
     roster = Roster.from_bytes(site.roster_path.read_bytes())
     honest = guaranteed_honest(len(roster.entries)) if agreement.config.secagg.kind == "masked" else 1
     try:
@@ -131,23 +135,13 @@ def _compute(work: Work, stages: Stages, *, num_sites: int) -> Reply:
     return Advert(advert=advert)
 
 
-def _charge(site: Site, agreement: Agreement, request: Task, *, is_new: bool) -> None:
-    """Write the release into the ledger before any of it is computed; an interrupted one finds it there already."""
-    if agreement.plan is None:
-        return
-    count = agreement.plan.steps_per_round if request.purpose == "training" else 1
-    with open_ledger(site, read_policy(site.policy_path)) as ledger:
-        first = ledger.release(request.run, request.round, "task", request.purpose, count)
-        if is_new and not first:
-            Stages(_folder(site, request)).drop("Task")
-            raise Refused("replay", f"{request.purpose} of round {request.round} was charged, and its noise is gone")
-
-
 def _share(site: Site, request: ShareRequest) -> Reply:
     agreement, stages = _at(site, request)
 
     def compute() -> Reply:
         roster = Roster.from_bytes(site.roster_path.read_bytes())
+        if len(roster.entries) > LARGEST_COMPLETE:  # one of the two protocols, never both on the same keys
+            raise Refused("large", f"{len(roster.entries)} sites are too many to mask all with all")
         if len(request.adverts) < threshold_of(len(roster.entries)):
             raise Refused("cohort", f"{len(request.adverts)} of the roster's {len(roster.entries)} sites are too few")
         smallest = _smallest_cohort(site, agreement, request)
@@ -205,6 +199,17 @@ def _reveal(site: Site, request: RevealRequest) -> Reply:
 
     reply = _once(site, stages, request, compute)
     stages.erase()
+    return reply
+
+
+def _large(site: Site, request: LargeStageRequest) -> Reply:
+    """Any stage of a sum over more sites than can mask all with all."""
+    agreement, stages = _at(site, request)
+    smallest = max(read_policy(site.policy_path).k_min, agreement.config.secagg.k_min)
+    kind = _LARGE[type(request)]
+    reply = _once(site, stages, request, lambda: kind(*answer_large(site, stages, request, smallest)))
+    if isinstance(reply, Revealed):
+        stages.erase()
     return reply
 
 
@@ -279,7 +284,9 @@ _SPENT: dict[str, tuple[str, ...]] = {
     "MaskRequest": ("shared", "update"),
     "CheckRequest": ("masked",),
     "RevealRequest": ("checked",),
+    **LARGE_SPENT,
 }
+_LARGE = dict(zip(get_args(LargeStageRequest), (Chosen, LargeShares, LargeMasked, Checked, Revealed), strict=True))
 _HANDLERS: dict[type, Callable[..., Reply]] = {
     Enrol: _enrol,
     Task: _task,
@@ -288,4 +295,5 @@ _HANDLERS: dict[type, Callable[..., Reply]] = {
     CheckRequest: _check,
     RevealRequest: _reveal,
     Settle: _settle,
+    **dict.fromkeys(_LARGE, _large),
 }

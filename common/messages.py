@@ -10,12 +10,13 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from common.large_messages import LargeReply, LargeStageRequest
 from common.secagg.layout import join, write_number
 
 Arrays = dict[str, np.ndarray]
@@ -177,17 +178,11 @@ class Refusal:
     code: str
 
 
-StageRequest = Task | ShareRequest | MaskRequest | CheckRequest | RevealRequest
+StageRequest = Task | ShareRequest | MaskRequest | CheckRequest | RevealRequest | LargeStageRequest
 Request = Enrol | StageRequest | Settle
-Reply = Enrolled | Advert | Plain | Shares | Masked | Checked | Revealed | Settled | Refusal
+Reply = Enrolled | Advert | Plain | Shares | Masked | Checked | Revealed | Settled | Refusal | LargeReply
 
-_KINDS: dict[str, type[Request] | type[Reply]] = {
-    kind.__name__: kind
-    for kind in (
-        *(Enrol, Task, ShareRequest, MaskRequest, CheckRequest, RevealRequest, Settle),
-        *(Enrolled, Advert, Plain, Shares, Masked, Checked, Revealed, Settled, Refusal),
-    )
-}
+_KINDS: dict[str, type[Request] | type[Reply]] = {kind.__name__: kind for kind in get_args(Request) + get_args(Reply)}
 _ARRAY_FIELD = "Arrays"
 _TYPES = {"float64": "F64", "int64": "I64", "float32": "F32", "uint32": "U32"}
 _ALIGNMENT = 8

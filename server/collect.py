@@ -23,11 +23,12 @@ from common.messages import (
 from common.privacy.plan import PrivacyPlan
 from common.releases import TableRelease
 from common.secagg.encoding import bits_for, decode_counts, decode_sum
-from common.secagg.roster import Roster, threshold_of
+from common.secagg.roster import LARGEST_COMPLETE, Roster, threshold_of
 from server.accumulate import Accumulator
 from server.aggregate import BlockSum
 from server.channel import Channel
 from server.cohort import Member
+from server.collect_large import collect_large
 from server.link import Link
 from server.unmask import (
     RoundAborted,
@@ -125,19 +126,29 @@ def _plain(channel: Channel, smallest: int) -> Collected:
 
 
 def _masked(channel: Channel, rules: Rules, smallest: int) -> Collected:
-    bits_for(len(rules.roster.entries))  # before anybody is asked: a sum that could wrap is not begun
-    survivors, accumulator = _to_survivors(channel, rules, smallest)
-    reveals = _reveals(channel, survivors)
-    for name, code in wrong_shares(survivors, reveals).items():
-        channel.lose(name, "Revealed", code)
+    num_sites = len(rules.roster.entries)
+    bits_for(num_sites)  # before anybody is asked: a sum that could wrap is not begun
+    if num_sites > LARGEST_COMPLETE:
+        found = collect_large(channel, rules.roster, smallest)
+    else:
+        found = _collect_complete(channel, rules, smallest)
     sums: dict[str, BlockSum] = {}
     tables: dict[str, np.ndarray] = {}
-    for block, (total, cohort) in unmask(survivors, accumulator, reveals).items():
+    for block, (total, cohort) in found.items():
         if block in rules.tables:
             tables[block] = decode_counts(total)
         else:
             sums[block] = rules.block_sum(total, cohort)
-    return Collected(sums, tables, survivors.sites, channel.dropped(survivors.sites), channel.lost)
+    sites = tuple(sorted({site for _, cohort in found.values() for site in cohort}))
+    return Collected(sums, tables, sites, channel.dropped(sites), channel.lost)
+
+
+def _collect_complete(channel: Channel, rules: Rules, smallest: int) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
+    """All mask with all: each block's sum and the sites in it."""
+    survivors, accumulator = _to_survivors(channel, rules, smallest)
+    reveals = _reveals(channel, survivors)
+    channel.lose_all("Revealed", wrong_shares(survivors, reveals))
+    return unmask(survivors, accumulator, reveals)
 
 
 def _to_survivors(channel: Channel, rules: Rules, smallest: int) -> tuple[Survivors, Accumulator]:

@@ -15,7 +15,7 @@ from common.secagg.masks import adds, apply_masks, pair_key, self_key
 from common.secagg.pairs import agreed_by
 from common.secagg.shamir import SECRET_BYTES, combine, weights_at_zero
 from common.secagg.table import Table
-from common.secagg.transcript import MASKING_KEY, commit_to_seed, commit_to_share
+from common.secagg.transcript import MASKING_KEY, Advert, commit_to_seed, commit_to_share
 
 Item = tuple[str, str]  # (dealer, name of the secret)
 Inbox = Mapping[str, Mapping[str, bytes]]  # the sealed boxes, by receiver and dealer
@@ -76,7 +76,7 @@ def rebuild(
     culprits = set()
     for index, (dealer, name) in enumerate(items):
         secret = combine([shares[site][index] for site in chosen], weights)
-        if _is_committed(table, dealer, name, secret):
+        if is_committed(table.advert(dealer), name, secret):
             secrets[dealer, name] = secret
         else:
             culprits.add(dealer)
@@ -100,6 +100,13 @@ def take_masks_off(total: np.ndarray, table: Table, block: str, cohort: Sequence
     apply_masks(total, plus=plus, minus=minus)
 
 
+def is_committed(advert: Advert, name: str, secret: bytes) -> bool:
+    """Tell whether a rebuilt secret is the one that its dealer's advert commits to."""
+    if name == MASKING_KEY:
+        return public_key(secret, post_quantum=advert.session.post_quantum) == advert.masking_key
+    return commit_to_seed(secret, advert.session, advert.institution, name) == advert.block(name).commitment
+
+
 def _agreed_with_gone(
     table: Table, gone: Mapping[str, bytes], survivors: Sequence[str], inbox: Inbox
 ) -> tuple[dict[tuple[str, str], bytes], set[str]]:
@@ -118,10 +125,3 @@ def _agreed_with_gone(
         except ProtocolError as error:
             liars.add(site if error.code == "key" else low)
     return agreed, liars
-
-
-def _is_committed(table: Table, dealer: str, name: str, secret: bytes) -> bool:
-    advert = table.advert(dealer)
-    if name == MASKING_KEY:
-        return public_key(secret, post_quantum=advert.session.post_quantum) == advert.masking_key
-    return commit_to_seed(secret, advert.session, dealer, name) == advert.block(name).commitment

@@ -34,6 +34,11 @@ _WHAT = {
     "MaskRequest": "masked vectors",
     "CheckRequest": "signature on who survived",
     "RevealRequest": "shares that unmask the sum",
+    "ChooseRequest": "choice of neighbours",
+    "LargeShareRequest": "sealed shares for the chosen neighbours",
+    "LargeMaskRequest": "masked vectors",
+    "LargeCheckRequest": "signature on who survived",
+    "LargeRevealRequest": "shares that unmask the sum",
 }
 
 

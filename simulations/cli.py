@@ -81,7 +81,7 @@ def bench(  # noqa: PLR0913  (each is an option of the command)
         str,
         typer.Argument(
             help="curve: quality over epsilon; cost: seconds and memory as ratios; secagg: secure aggregation against"
-            " Flower's and the hardware."
+            " Flower's and the hardware; scale: a sum over 1,000 sites."
         ),
     ],
     *,

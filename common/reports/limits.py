@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.reports.record import CohortBudget, RunRecord
-from common.secagg.roster import too_many_colluders
+from common.secagg.roster import COLLUDERS, LARGEST_COMPLETE, too_many_colluders
 
 _ALWAYS = (
     "A person present at several institutions pays at each of them: their loss is the sum.",
@@ -33,6 +33,11 @@ _KEYS = {
     "kept open only to who breaks both. Signatures are Ed25519: who has a large quantum computer during a run can pose "
     "as a site of it.",
 }
+_LARGE = (
+    f"With more than {LARGEST_COMPLETE} sites each masks with neighbours that it chose at random: a server that works "
+    f"with more than 1 in {1 / COLLUDERS} of the sites on the roster is outside this promise, and within it a failure "
+    "has a probability below 1 in 2^40 in each sum."
+)
 _SIMULATED = (
     "In a simulation one machine plays all sites and the server, and holds everybody's records and keys: the protocol "
     "ran in full, but hides nothing from whoever runs that machine. The figures that the simulator measured are "
@@ -56,6 +61,8 @@ def not_covered(record: RunRecord) -> tuple[str, ...]:
             "honest: sites that collude can subtract what is theirs."
         )
         lines.append(_KEYS[record.secagg.key_agreement])
+        if len(record.sites) > LARGEST_COMPLETE:
+            lines.append(_LARGE)
     if record.simulated:
         lines.append(_SIMULATED)
     lines.append("No attack was tried on this model: there is no measured lower bound beside the claimed epsilon.")

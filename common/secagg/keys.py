@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -31,7 +32,7 @@ def agree(private_key: bytes, public_key: bytes) -> bytes:
     Source: RFC 7748, section 6.1, with the check for the all-zero secret.
     """
     try:
-        return X25519PrivateKey.from_private_bytes(private_key).exchange(X25519PublicKey.from_public_bytes(public_key))
+        return _loaded(private_key).exchange(X25519PublicKey.from_public_bytes(public_key))
     except ValueError as error:
         raise ProtocolError("key", "a peer's X25519 key is no usable point") from error
 
@@ -60,3 +61,9 @@ def unseal(key: bytes, sealed: bytes, associated: bytes) -> bytes:
         return ChaCha20Poly1305(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], associated)
     except (InvalidTag, ValueError) as error:
         raise ProtocolError("ciphertext", "a sealed share does not open") from error
+
+
+@lru_cache(maxsize=2)
+def _loaded(private_key: bytes) -> X25519PrivateKey:
+    """The key, ready for use: that takes as long as an exchange, and a site does hundreds in a row with each of two."""
+    return X25519PrivateKey.from_private_bytes(private_key)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from common.secagg.identity import Identity, verify
 from common.secagg.layout import join, read_name, split
@@ -11,6 +13,8 @@ from common.secagg.layout import join, read_name, split
 _CONTEXT = b"fedmosaic/roster/1"
 _KEY_BYTES = 32
 _FIXED_FIELDS = 3
+LARGEST_COMPLETE = 100  # up to here every site masks with every other; beyond, with neighbours of its own choice
+COLLUDERS = Fraction(1, 5)  # the share of a larger roster that may work with the server
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,13 @@ def guaranteed_honest(num_sites: int) -> int:
     A round of n sites promises something against fewer than 2t - n colluding ones, t being n's own threshold: of t
     survivors, at least t - (2t - n - 1) = n - t + 1 are honest. The server decides how many of the roster take part;
     sites refuse fewer than `threshold_of(num_sites)` of it, and noise must be enough for whichever n it chooses.
+    Beyond LARGEST_COMPLETE sites the promise holds against a fifth of the roster, and a sum has more than half of the
+    honest sites that took part (docs/scale.md).
     """
-    return min(n - threshold_of(n) + 1 for n in range(threshold_of(num_sites), num_sites + 1))
+    threshold = threshold_of(num_sites)
+    if num_sites > LARGEST_COMPLETE:
+        return (threshold - math.floor(COLLUDERS * num_sites)) // 2 + 1
+    return min(n - threshold_of(n) + 1 for n in range(threshold, num_sites + 1))
 
 
 def too_many_colluders(num_sites: int) -> int:
@@ -105,6 +114,8 @@ def too_many_colluders(num_sites: int) -> int:
     The server decides who finishes training: of the m sites that did, t(m) must remain, and a sum is safe against fewer
     than 2 t(m) - m of them. So the worst m counts, from the fewest that the roster's sites put up with to all of them.
     """
+    if num_sites > LARGEST_COMPLETE:
+        return math.floor(COLLUDERS * num_sites) + 1
     return min(2 * threshold_of(left) - left for left in range(threshold_of(num_sites), num_sites + 1))
 
 

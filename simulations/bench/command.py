@@ -89,4 +89,29 @@ def _secagg(_experiment: str, out: Path, asked: Asked) -> None:
     Console().print(table)
 
 
-_BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {"curve": _curve, "cost": _cost, "secagg": _secagg}
+def _scale(_experiment: str, out: Path, asked: Asked) -> None:
+    from simulations.bench.scale import measure_scale, shapes  # noqa: PLC0415
+
+    sizes, measured = shapes(), measure_scale()
+    body = json.dumps({"graphs": [asdict(size) for size in sizes], "measured": asdict(measured)}, indent=1) + "\n"
+    (out / "scale.json").write_text(body)
+    if asked.as_json:
+        sys.stdout.write(json.dumps(json.loads(body)) + "\n")
+        return
+    graphs = Table("sites", "degree", "threshold", "secrets, log2", "split, log2", "silence, log2")
+    for size in sizes:
+        chances = (size.secrets_log2, size.split_log2, size.silence_log2)
+        said = ("never" if chance is None else f"{chance:.1f}" for chance in chances)
+        graphs.add_row(f"{size.num_sites:,}", str(size.degree), str(size.threshold), *said)
+    run = Table("one sum in this process", "")
+    for name, value in asdict(measured).items():
+        run.add_row(name.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else str(value))
+    Console().print(graphs, run)
+
+
+_BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {
+    "curve": _curve,
+    "cost": _cost,
+    "secagg": _secagg,
+    "scale": _scale,
+}

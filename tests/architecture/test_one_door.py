@@ -11,7 +11,7 @@ import pytest
 from common import messages
 from tests.architecture.tree import imported_names, parsed, python_files, within
 
-REPLIES = {f"common.messages.{kind.__name__}" for kind in get_args(messages.Reply)}
+REPLIES = {f"{kind.__module__}.{kind.__name__}" for kind in get_args(messages.Reply)}
 DOOR = Path("client/gate.py")
 WAY_IN = Path("client/app.py")
 # The way in may know these, and nothing else: with them it can only pass on what the gate answered.
@@ -36,8 +36,14 @@ def builds_replies(tree: ast.Module) -> set[str]:
     """Names with which a file could build a reply or put one on the wire."""
     names = imported_names(tree)
     roots = {"common.messages", "common.messages.*", "common.messages.pack", "common.wire", "common.messages.Reply"}
+    roots |= {"common.large_messages", "common.large_messages.*", "common.large_messages.LargeReply"}
+    roots |= {name.replace("large_messages", "messages") for name in REPLIES}  # where they can be imported from as well
     wire = {name for name in names if within(name, "common.wire")}
-    return (names & (REPLIES | roots)) | wire | ({"common.messages"} if "messages" in _from_common(tree) else set())
+    return (
+        (names & (REPLIES | roots))
+        | wire
+        | {f"common.{name}" for name in ("messages", "large_messages") if name in _from_common(tree)}
+    )
 
 
 def other_ways_out(tree: ast.Module) -> set[str]:
@@ -71,6 +77,8 @@ def test_the_gate_builds_replies() -> None:
         "from common import messages",
         "from common.messages import *",
         "from common.wire import to_records",
+        "from common.large_messages import Chosen",
+        "from common import large_messages",
         "def late():\n    from common.messages import Revealed",
     ],
 )

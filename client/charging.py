@@ -1,0 +1,27 @@
+"""The charge: a release stands in the ledger, durably, before any of it is computed."""
+
+from __future__ import annotations
+
+from client.enrolment import Agreement, open_ledger
+from client.policy import Refused, read_policy
+from client.site import Site
+from client.stages import Stages
+from common.messages import Task
+
+
+def charge(site: Site, agreement: Agreement, request: Task, begun: Stages | None) -> None:
+    """Write the release into the ledger; an interrupted one finds it there already.
+
+    `begun` are the stages where the secret that the noise comes from was drawn just now; None where it was there.
+
+    Raises:
+        Refused: it was charged before, and what its noise came from is gone (replay), or there is no room for it.
+    """
+    if agreement.plan is None:
+        return
+    count = agreement.plan.steps_per_round if request.purpose == "training" else 1
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        first = ledger.release(request.run, request.round, "task", request.purpose, count)
+        if begun is not None and not first:
+            begun.drop("Task")
+            raise Refused("replay", f"{request.purpose} of round {request.round} was charged, and its noise is gone")
