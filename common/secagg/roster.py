@@ -93,30 +93,26 @@ def threshold_of(num_sites: int) -> int:
     return 2 * num_sites // 3 + 1
 
 
-def guaranteed_honest(num_sites: int) -> int:
-    """Count the sites of a roster that are honest in every sum which its sites take part in, at least 1.
-
-    A round of n sites promises something against fewer than 2t - n colluding ones, t being n's own threshold: of t
-    survivors, at least t - (2t - n - 1) = n - t + 1 are honest. The server decides how many of the roster take part;
-    sites refuse fewer than `threshold_of(num_sites)` of it, and noise must be enough for whichever n it chooses.
-    Beyond LARGEST_COMPLETE sites the promise holds against a fifth of the roster, and a sum has more than half of the
-    honest sites that took part (docs/scale.md).
-    """
-    threshold = threshold_of(num_sites)
-    if num_sites > LARGEST_COMPLETE:
-        return (threshold - math.floor(COLLUDERS * num_sites)) // 2 + 1
-    return min(n - threshold_of(n) + 1 for n in range(threshold, num_sites + 1))
-
-
 def too_many_colluders(num_sites: int) -> int:
-    """Count the colluding sites from which on a sum over at least `threshold_of(num_sites)` sites may be broken open.
+    """Count the colluding sites from which on a roster's sums are not promised to anyone: what it bears is one fewer.
 
-    The server decides who finishes training: of the m sites that did, t(m) must remain, and a sum is safe against fewer
-    than 2 t(m) - m of them. So the worst m counts, from the fewest that the roster's sites put up with to all of them.
+    The server decides who finishes training, at least `threshold_of(num_sites)` of the roster: of the n sites that did,
+    t(n) must remain, and a sum is safe against fewer than 2 t(n) - n of them. The worst such n counts. Beyond
+    LARGEST_COMPLETE sites it is a fifth of the roster (docs/scale.md).
     """
     if num_sites > LARGEST_COMPLETE:
         return math.floor(COLLUDERS * num_sites) + 1
     return min(2 * threshold_of(left) - left for left in range(threshold_of(num_sites), num_sites + 1))
+
+
+def guaranteed_honest(num_sites: int) -> int:
+    """Count the sites that are honest in every sum over at least `threshold_of(num_sites)` sites of a roster.
+
+    All of them but those that may collude, one fewer than `too_many_colluders`. Beyond LARGEST_COMPLETE sites a sum has
+    more than half of the honest sites that took part, and may be over no more than these (docs/scale.md).
+    """
+    honest = threshold_of(num_sites) - too_many_colluders(num_sites) + 1
+    return honest // 2 + 1 if num_sites > LARGEST_COMPLETE else honest
 
 
 def _body(entries: tuple[tuple[str, bytes], ...]) -> bytes:

@@ -108,7 +108,7 @@ def test_the_run_charges_discrete_noise_and_says_what_it_rests_on(tmp_path: Path
     assert record.promise.kind == "distributed"
     assert "as long as fewer than 2 of the sites collude" in dict(in_short(record))["Privacy"]
     said = " ".join(not_covered(record))
-    assert "1 of them, so many as are honest in every sum, carry all of it" in said
+    assert "2 of them, so many as are honest in every sum, carry all of it" in said
     assert "fewer than 2 sites" in said
     assert "carries only its share of the noise" in said
     assert "64-bit floating point" not in said

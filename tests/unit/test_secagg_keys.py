@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from common.secagg.identity import create_identity, load_identity, new_identity, verify
 from common.secagg.keystream import CHUNK_BYTES, keystream
-from common.secagg.roster import Roster, guaranteed_honest, sign_roster, threshold_of
+from common.secagg.roster import Roster, guaranteed_honest, sign_roster, threshold_of, too_many_colluders
 
 KEYS = {name: new_identity().public_key for name in ("cleveland", "hungary", "va")}
 CONSORTIUM = new_identity()
@@ -93,13 +93,18 @@ def test_thresholds_are_more_than_two_thirds() -> None:
     assert [threshold_of(number) for number in (2, 3, 4, 5, 6, 7, 9, 10, 100)] == [2, 3, 3, 4, 5, 5, 7, 7, 67]
 
 
-def test_guaranteed_honest_sites_are_survivors_of_any_round_without_the_largest_coalition() -> None:
+def test_what_a_roster_bears_is_what_it_bears_in_every_round_that_the_server_may_choose() -> None:
     for roster in range(1, 101):
-        for taking_part in range(threshold_of(roster), roster + 1):  # the server's choice, not the sites'
-            survivors = threshold_of(taking_part)
-            largest_coalition = 2 * survivors - taking_part - 1
-            assert 1 <= guaranteed_honest(roster) <= survivors - largest_coalition
-    assert [guaranteed_honest(number) for number in (1, 2, 3, 4, 5, 7, 10, 13)] == [1, 1, 1, 1, 2, 2, 3, 3]
+        rounds = range(threshold_of(roster), roster + 1)  # so many may take part: the server's choice, not the sites'
+        assert too_many_colluders(roster) == min(2 * threshold_of(part) - part for part in rounds)
+    assert [too_many_colluders(number) - 1 for number in (3, 4, 5, 7, 10, 13, 100)] == [2, 1, 1, 2, 2, 3, 22]
+
+
+def test_guaranteed_honest_sites_are_those_of_the_smallest_sum_without_as_many_as_may_collude() -> None:
+    for roster in range(1, 101):
+        smallest_sum, colluders = threshold_of(roster), too_many_colluders(roster) - 1
+        assert guaranteed_honest(roster) == smallest_sum - colluders >= 1
+    assert [guaranteed_honest(number) for number in (1, 2, 3, 4, 5, 7, 10, 13)] == [1, 1, 1, 2, 3, 3, 5, 6]
 
 
 def test_a_longer_keystream_begins_with_the_shorter_one() -> None:
