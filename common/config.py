@@ -107,7 +107,7 @@ class SecaggConfig(Section):
     k_min: int = Field(3, ge=2, description="Smallest number of sites in any sum.")
     bound: Positive = Field(8.0, description="Largest magnitude of one encoded coordinate; larger ones are cut.")
     post_quantum: bool = Field(
-        False, description="Agree on keys by X25519 and ML-KEM-768 together: recorded traffic may be opened later."
+        False, description="X25519 and ML-KEM-768 together, against those who record traffic now to open it later."
     )
 
     @model_validator(mode="after")

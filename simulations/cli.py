@@ -77,13 +77,7 @@ def report(
 
 @app.command(epilog="Example: fedmosaic bench secagg --json --out figures")
 def bench(  # noqa: PLR0913  (each is an option of the command)
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="curve: quality over epsilon; cost: seconds and memory as ratios; secagg: secure aggregation against"
-            " Flower's and the hardware; scale: a sum over 1,000 sites."
-        ),
-    ],
+    name: Annotated[str, typer.Argument(help="curve, cost, secagg or scale.")],
     *,
     experiment: Annotated[str, typer.Option(help="Which experiment to measure.")] = "heart_flamby",
     out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/bench"),
@@ -92,7 +86,11 @@ def bench(  # noqa: PLR0913  (each is an option of the command)
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
 ) -> None:
-    """Measure what the README quotes."""
+    """Measure what README and docs quote.
+
+    NAME is curve (quality over epsilon), cost (seconds and memory as ratios), secagg (secure aggregation against Flower's
+    and the hardware) or scale (one sum over 1,000 sites).
+    """
     with _errors(debug=debug):
         from simulations.bench.command import Asked, run_bench  # noqa: PLC0415
 
