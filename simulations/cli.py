@@ -88,8 +88,8 @@ def bench(  # noqa: PLR0913  (each is an option of the command)
 ) -> None:
     """Measure what README and docs quote.
 
-    NAME is curve (quality over epsilon), cost (seconds and memory as ratios), secagg (secure aggregation against Flower's
-    and the hardware) or scale (one sum over 1,000 sites).
+    NAME is curve (quality over epsilon), cost (seconds and memory as ratios), secagg (secure aggregation against
+    Flower's and the hardware) or scale (one sum over 1,000 sites).
     """
     with _errors(debug=debug):
         from simulations.bench.command import Asked, run_bench  # noqa: PLC0415
