@@ -34,14 +34,13 @@ from common.seeds import numpy_generator
 
 @dataclass(frozen=True)
 class Contribution:
-    """A site's part of a sum: real vectors by block [parameter], integer tables by block [cell], and its weight.
+    """A site's part of a sum: real vectors by block [parameter], integers by block [cell or parameter], and its weight.
 
-    `residues` are real vectors that were rounded and noised already: integers of which only the sum modulo 2^32 counts.
+    The integers are noised already, also where they were real vectors once; only their sum modulo 2^32 counts.
     """
 
     reals: dict[str, np.ndarray] = field(default_factory=dict)
     counts: dict[str, np.ndarray] = field(default_factory=dict)
-    residues: dict[str, np.ndarray] = field(default_factory=dict)
     weight: float = 1.0
 
 
@@ -163,7 +162,7 @@ def _training(work: Work) -> Contribution:
     model = work.model()
     if plan is not None and plan.lattice is not None:
         noised = shared_step(model, batch, local_training(work), work.noise(), honest=work.honest)
-        return Contribution(residues={block: noised[block] for block in held_shared_blocks(work, tuple(noised))})
+        return Contribution(counts={block: noised[block] for block in held_shared_blocks(work, tuple(noised))})
     update = train_round(model, batch, local_training(work), work.noise())
     held = held_shared_blocks(work, tuple(update))
     save_personal(work.site, work.task, model, config.federation.personal)

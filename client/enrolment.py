@@ -20,9 +20,10 @@ from common.privacy.plan import CountRelease, PrivacyPlan
 from common.releases import schema_of, tables_of
 from common.secagg.identity import load_identity
 from common.secagg.layout import join
-from common.secagg.roster import Roster
+from common.secagg.roster import LARGEST_COMPLETE, Roster, guaranteed_honest
 
 _LAYOUT = b"fedmosaic/agreement/1"
+_ROSTER_FILE = "roster.sha256"
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,7 @@ def agree(site: Site, request: Enrol) -> Agreement:
     _check_schema(site, agreement.config)
     policy = read_policy(site.policy_path)
     roster = Roster.from_bytes(site.roster_path.read_bytes())
-    if agreement.config.secagg.k_min > len(roster.entries):
-        reason = f"k_min {agreement.config.secagg.k_min} is more than the roster's {len(roster.entries)} sites"
-        raise Refused("cohort", reason)
+    _check_roster(roster, agreement.config, policy)
     check(policy, agreement.config, agreement.plan)
     if agreement.plan is not None:
         _check_plan(agreement.config, agreement.plan, num_sites=len(roster.entries))
@@ -74,7 +73,21 @@ def agree(site: Site, request: Enrol) -> Agreement:
             raise Refused("replay", f"run {agreement.run} was agreed to with another configuration")
         if not path.exists():
             write_durably(path, body)
+        pinned = path.with_name(_ROSTER_FILE)
+        if not pinned.exists():
+            write_durably(pinned, _roster_digest(site))
     return agreement
+
+
+def check_roster_of(site: Site, run: str) -> None:
+    """Check that the roster is still the one with which a run was agreed to: its noise and its sums are sized by it.
+
+    Raises:
+        Refused: another roster was pinned meanwhile.
+    """
+    pinned = site.run_folder(run) / _ROSTER_FILE
+    if not pinned.exists() or pinned.read_bytes() != _roster_digest(site):
+        raise Refused("roster", f"the roster is not the one with which run {run} was agreed to")
 
 
 def agreement_of(site: Site, run: str) -> Agreement:
@@ -119,6 +132,24 @@ def open_ledger(site: Site, policy: Policy) -> Ledger:
         marker.touch(mode=0o600)
         sync_folder(site.state)
     return ledger
+
+
+def _roster_digest(site: Site) -> bytes:
+    return hashlib.sha256(site.roster_path.read_bytes()).digest()
+
+
+def _check_roster(roster: Roster, config: Config, policy: Policy) -> None:
+    """Refuse, before anything is reserved, what could never be summed with this roster."""
+    num_sites, smallest = len(roster.entries), max(policy.k_min, config.secagg.k_min)
+    if config.secagg.k_min > num_sites:
+        raise Refused("cohort", f"k_min {config.secagg.k_min} is more than the roster's {num_sites} sites")
+    if config.secagg.kind == "none" or num_sites <= LARGEST_COMPLETE:
+        return
+    if config.secagg.post_quantum:
+        raise Refused("post-quantum", f"post-quantum keys are for rosters of up to {LARGEST_COMPLETE} sites")
+    surely = guaranteed_honest(num_sites)
+    if smallest > surely:
+        raise Refused("cohort", f"a large sum surely has {surely} honest sites, fewer than the k_min {smallest}")
 
 
 def _check_schema(site: Site, config: Config) -> None:

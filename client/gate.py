@@ -20,7 +20,7 @@ from client.admission import admit, check_stage
 from client.arithmetic import make_reproducible
 from client.charging import charge
 from client.contribute import Contribution, Work, contribute
-from client.enrolment import Agreement, agree, agreement_of, open_ledger
+from client.enrolment import Agreement, agree, agreement_of, check_roster_of, open_ledger
 from client.large_stages import LARGE_SPENT, answer_large
 from client.own_statistics import with_own_statistics
 from client.policy import Refused, read_policy
@@ -232,6 +232,7 @@ def _settle(site: Site, request: Settle) -> Reply:
 def _at(site: Site, request: StageRequest) -> tuple[Agreement, Stages]:
     agreement = agreement_of(site, request.run)
     check_stage(request)
+    check_roster_of(site, request.run)
     return agreement, Stages(_folder(site, request))
 
 
@@ -266,15 +267,14 @@ def _with_weight(contribution: Contribution) -> dict[str, np.ndarray]:
 def _encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[str, np.ndarray]:
     """Integers modulo 2^32 for the masks: fixed point for real blocks, cut at the public bound; tables as they are.
 
-    What is noised already is never refused for its size: that would tell something about it. The sum does not wrap.
+    What is noised already is never refused for its size: that would tell something about it.
     """
     bits, bound, draw = bits_for(num_sites), work.agreement.config.secagg.bound, work.rounding()
     encoded = {
         name: encode_weighted(vector, contribution.weight, bound=bound, bits=bits, draw=draw)
         for name, vector in sorted(contribution.reals.items())
     }
-    encoded |= {name: encode_counts(table, num_sites=num_sites) for name, table in contribution.counts.items()}
-    return encoded | {name: noised.astype(np.uint32) for name, noised in contribution.residues.items()}
+    return encoded | {name: encode_counts(table) for name, table in contribution.counts.items()}
 
 
 # By stage, the secrets that nobody needs once its answer is on disk.

@@ -91,17 +91,18 @@ def decode_sum(total: np.ndarray, *, bound: float, bits: int, num_sites: int) ->
     return _signed(total).astype(np.float64) * (bound / _largest(bits))
 
 
-def encode_counts(counts: np.ndarray, *, num_sites: int) -> np.ndarray:
-    """Write signed integers as uint32 in two's complement, where the sum over `num_sites` sites cannot wrap.
+def encode_counts(counts: np.ndarray) -> np.ndarray:
+    """Write integers as uint32, modulo 2^32: their sum over all sites is read right while it is within 31 bits.
+
+    Guarantees:
+        never refused for their size: what is encoded carries noise already, perhaps no more than a share of it, and a
+            refusal would tell on which side of a limit it lies.
 
     Raises:
-        ValueError: the counts are no integers, or one of them is so large that a sum could wrap.
+        ValueError: the counts are no integers.
     """
     if not np.issubdtype(counts.dtype, np.integer):
         raise ValueError(f"counts must be integers, got {counts.dtype}")
-    largest = (2 ** (RING_BITS - 1) - 1) // num_sites
-    if counts.size and (int(counts.max()) > largest or int(counts.min()) < -largest):
-        raise ValueError(f"counts of {num_sites} sites must be within -{largest} and {largest}")
     return counts.astype(np.int64).astype(np.uint32)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from common.secagg.roster import COLLUDERS
 
+MOST_NEIGHBOURS = 1000  # of whatever roster; 200 are enough for 100,000 sites
 _LN2 = math.log(2.0)
 _SLACK_BITS = 1e-6  # two machines may round a logarithm differently
 
@@ -100,14 +101,14 @@ def bound_of(shape: Shape, num_colluders: int, num_drop_outs: int) -> Bound:
 
 def keeps(shape: Shape, roster_size: int, promise: Promise = STANDARD) -> bool:
     """Tell whether a graph that somebody else proposes is private enough; whether it is robust is their own affair."""
-    if not 1 <= shape.threshold <= shape.degree < shape.num_sites:
+    if not 1 <= shape.threshold <= shape.degree < shape.num_sites or shape.degree > MOST_NEIGHBOURS:
         return False
     return _keeps(shape, promise.num_colluders(roster_size), promise)
 
 
 @lru_cache(maxsize=256)
 def _keeps(shape: Shape, num_colluders: int, promise: Promise) -> bool:
-    if num_colluders >= shape.num_sites:
+    if num_colluders >= shape.num_sites or not _may_keep(shape, num_colluders, promise):
         return False
     return bound_of(shape, num_colluders, 0).privacy <= -promise.privacy_bits + _SLACK_BITS
 

@@ -15,6 +15,13 @@ from common.secagg.keys import KEY_BYTES, agree, derive, public_key_of
 
 CIPHERTEXT_BYTES = 1088
 _KEM_PUBLIC_BYTES = 1184
+# The u-coordinates of order 1, 2, 4 and 8, also not reduced: with these there is no secret (Bernstein 2006).
+_FIELD = 2**255 - 19
+_LOW_ORDER = {
+    *(0, 1, _FIELD - 1, _FIELD, _FIELD + 1),
+    325606250916557431795983626356110631294008115727848805560023387167927233504,
+    39382357235489614581723060781553021112529911719440698176882885853963445705823,
+}
 _KEM_LABELS = (b"ml-kem-768 d", b"ml-kem-768 z")  # the two halves of the seed in FIPS 203
 
 
@@ -31,14 +38,17 @@ def public_key(secret: bytes, *, post_quantum: bool) -> bytes:
 
 
 def check_public_key(public: bytes, *, post_quantum: bool) -> bytes:
-    """Give a public key back if it is one that others can encapsulate to (FIPS 203, section 7.2).
+    """Give a public key back if others can agree on keys with it (RFC 7748, section 6.1; FIPS 203, section 7.2).
 
     Raises:
-        ValueError: its length is not the one that `post_quantum` asks for, or its ML-KEM part is malformed.
+        ValueError: its length is not the one that `post_quantum` asks for, its X25519 part is of low order, or its
+            ML-KEM part is malformed.
     """
     length = KEY_BYTES + (_KEM_PUBLIC_BYTES if post_quantum else 0)
     if len(public) != length:
         raise ValueError(f"a public key must have {length} bytes, got {len(public)}")
+    if int.from_bytes(public[:KEY_BYTES], "little") % 2**255 in _LOW_ORDER:  # the top bit is ignored
+        raise ValueError("a public key is a point of low order")
     if post_quantum:
         MLKEM768PublicKey.from_public_bytes(public[KEY_BYTES:])
     return public

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.secagg.errors import ProtocolError
+from common.secagg.hybrid import check_public_key
 from common.secagg.identity import Identity, verify
 from common.secagg.keys import agree, derive, public_key_of
 from common.secagg.keystream import keystream
@@ -40,6 +43,33 @@ def test_agreement_is_that_of_rfc_7748_6_1() -> None:
     assert public_key_of(bob).hex() == "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
     assert agree(alice, public_key_of(bob)).hex() == agreed
     assert agree(bob, public_key_of(alice)).hex() == agreed
+
+
+def test_a_public_key_is_refused_exactly_where_there_is_no_secret_with_it() -> None:
+    """The points of low order as OpenSSL finds them, also with the top bit set or not reduced, and their neighbours."""
+    field = 2**255 - 19
+    eights = (
+        0x00B8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
+        0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
+    )
+    for base in (0, 1, field - 1, field, field + 1, *eights):
+        for number in (base - 1, base, base + 1):
+            for key in (number % 2**255, number % 2**255 + 2**255):
+                public = key.to_bytes(32, "little")
+                check, exchange = (
+                    partial(check_public_key, public, post_quantum=False),
+                    partial(agree, b"k" * 32, public),
+                )
+                assert refuses(check) is refuses(exchange)
+    assert refuses(lambda: agree(b"k" * 32, eights[0].to_bytes(32, "little")))
+
+
+def refuses(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except (ValueError, ProtocolError):
+        return True
+    return False
 
 
 def test_agreement_refuses_a_point_of_low_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
 from math import comb, log2
@@ -128,3 +129,15 @@ def _changes(value: Call | Session) -> list[dict[str, Any]]:
             continue
         found.append({name: old + (b"!" if isinstance(old, bytes) else "!" if isinstance(old, str) else 1)})
     return found
+
+
+def test_a_shape_that_costs_too_much_to_judge_is_refused_before_it_is_judged() -> None:
+    tracemalloc.start()
+    try:
+        for shape in (Shape(10_000, 9_999, 1), Shape(10_000, 9_999, 9_999), Shape(5_000, 4_999, 3_500)):
+            assert not keeps(shape, shape.num_sites)
+        assert not keeps(Shape(10_000, 900, 1), 10_000)
+        assert tracemalloc.get_traced_memory()[1] < 50e6  # it was 2.6 GB for the first alone
+    finally:
+        tracemalloc.stop()
+    assert keeps(choose_shape(1000, 1000), 1000)
