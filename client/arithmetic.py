@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from client.dp import Clipping, part_rows, per_row_gradients, row_gradients
+from client.evaluate import MOST_ROWS
 from common.compose import validate
 from common.config import Config
-from common.data.batch import Batch, take
-from common.models.loss import scores
+from common.data.batch import Batch, parts_of, take
 from common.models.model import build_model
 from common.releases import schema_of
 
-_SPREAD = 10.0
+_SPREAD = 1.0
 _SHIFTS = (1, 5, 30)
 
 
@@ -52,18 +52,24 @@ def rows_at_once(config: str) -> int:
     model = _model(parsed)
     rows = part_rows(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
     clipping = Clipping(parsed.objective.task, parsed.objective.auxiliary_weight, 1.0)
-    batch = _synthetic(parsed, rows)
-    return rows if all(_same_everywhere(found) for found in _numbers(model, batch, clipping)) else 1
+    numbers = (*_numbers(model, parsed, clipping, rows), *_numbers(model, parsed, clipping, min(rows, MOST_ROWS)))
+    return rows if all(map(_same_everywhere, numbers)) else 1
 
 
-def _numbers(model: nn.Module, batch: Batch, clipping: Clipping) -> Iterator[list[Tensor]]:
-    """Scores, then gradients, of the same rows at several places, each put back into the first order."""
-    places = [torch.roll(torch.arange(len(batch)), shift) for shift in (0, *_SHIFTS)]
+def _numbers(model: nn.Module, config: Config, clipping: Clipping, rows: int) -> Iterator[list[Tensor]]:
+    """Logits, then gradients, of the same rows at several places and in a part that is half filled up.
+
+    Each is put back into the first order; what stands in a part's other half is left out.
+    """
+    batch, half = _synthetic(config, rows), rows // 2
+    places = [torch.roll(torch.arange(rows), shift) for shift in (0, *_SHIFTS)]
+    parts = [(take(batch, place), torch.argsort(place)[:half]) for place in places]
+    parts.append((next(parts_of(take(batch, torch.arange(half)), rows)), torch.arange(half)))
     model.eval()
     with torch.inference_mode():
-        yield [scores(model(take(batch, place)))[torch.argsort(place)] for place in places]
+        yield [model(part).logits[order] for part, order in parts]
     with per_row_gradients(model):
-        yield [row_gradients(model, take(batch, place), clipping)[torch.argsort(place)] for place in places]
+        yield [row_gradients(model, part, clipping)[order] for part, order in parts]
 
 
 def _same_everywhere(found: list[Tensor]) -> bool:
@@ -72,7 +78,7 @@ def _same_everywhere(found: list[Tensor]) -> bool:
 
 
 def _model(config: Config) -> nn.Module:
-    """A model with no weight at a special place, and large ones."""
+    """A model with no weight at a special place, whose logits are far from saturated."""
     model = build_model(config, schema_of(config), seed=config.seed)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():

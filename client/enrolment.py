@@ -16,6 +16,7 @@ from common.config import Config
 from common.data.schema import merge_schemas
 from common.messages import Enrol
 from common.models.model import summed_in_training
+from common.privacy.lattice import MOST_CELLS
 from common.privacy.plan import CountRelease, PrivacyPlan
 from common.releases import schema_of, tables_of
 from common.secagg.identity import load_identity
@@ -213,3 +214,5 @@ def _check_plan(config: Config, plan: PrivacyPlan, *, num_sites: int) -> None:
     planned = {release.purpose: (release.cohort, release.l2_sensitivity) for release in plan.counts}
     if tables != planned or any(release.times != 1 for release in plan.counts):
         raise Refused("plan", "the plan's tables are not the tables of this configuration")
+    if any(table.length * num_sites >= MOST_CELLS for table in tables_of(config).values()):
+        raise Refused("plan", f"a table's noise is accounted for fewer than {MOST_CELLS:,} cells times sites")

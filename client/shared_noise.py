@@ -50,7 +50,12 @@ def to_lattice(sums: np.ndarray, *, step: float, largest: int) -> np.ndarray:
 
     Guarantees:
         close: sums of d coordinates that are s steps apart in L2 norm come out at most s + sqrt(d) apart.
+
+    Raises:
+        ValueError: the step is so small that dividing by it means nothing.
     """
+    if not np.finfo(np.float64).tiny <= step < np.inf:
+        raise ValueError(f"a step of the lattice must be a normal number above 0, got {step}")
     return np.clip(np.rint(sums / step), -largest, largest).astype(np.int64)
 
 

@@ -83,8 +83,8 @@ class PrivacyConfig(Section):
         8.0, description="Budget of one run for the subject who pays most, all releases together."
     )
     delta: Share = Field(1e-3, lt=1, description="Delta of the same budget; must be below 1 / subjects of every site.")
-    clip_norm: Positive = Field(1.0, description="L2 bound of one subject's joint gradient over all blocks.")
-    sampling_rate: Share = Field(1.0, description="Poisson chance of a subject to be in a step.")
+    clip_norm: float = Field(1.0, ge=1e-6, le=1e6, description="L2 bound of one subject's joint gradient.")
+    sampling_rate: float = Field(1.0, ge=1e-6, le=1, description="Poisson chance of a subject to be in a step.")
     steps_per_round: int = Field(1, ge=1, description="Noisy steps of a site in a round, fixed and public.")
     declared_subjects: int = Field(
         ge=1, description="Public size of a typical site; divides the noisy sums, never the site's true number."

@@ -50,9 +50,11 @@ class Bits:
         return (drawn % wide).astype(np.int64)
 
     def _words(self, count: int) -> NDArray[np.uint64]:
-        while self._position + _WORD_BYTES * count > len(self._pool):
-            self._pool = self._pool[self._position :] + self.read(self._blocks)
-            self._position, self._blocks = 0, self._blocks + 1
+        missing = self._position + _WORD_BYTES * count - len(self._pool)
+        if missing > 0:
+            more = range(self._blocks, self._blocks + -(-missing // POOL_BYTES))
+            self._pool = b"".join([self._pool[self._position :], *map(self.read, more)])
+            self._position, self._blocks = 0, more.stop
         words = np.frombuffer(self._pool, dtype="<u8", count=count, offset=self._position)
         self._position += _WORD_BYTES * count
         return words.astype(np.uint64)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from common.config import PrivacyConfig
 
 TRAINING, TRAINING_COHORT = "training", "train"
+CLIP_NORMS, SMALLEST_RATE = (1e-6, 1e6), 1e-6
 UNIT: Literal["subject"] = "subject"
 ADJACENCY: Literal["zero-out (add or remove)"] = "zero-out (add or remove)"
 SAMPLING: Literal["poisson"] = "poisson"
@@ -84,9 +85,12 @@ class PrivacyPlan:
         _check_types(self, {"steps_per_round": int, "rounds": int})
         _check_positive(self, ("epsilon", "delta", "clip_norm", "noise_multiplier", "sampling_rate", "divisor"))
         _check_positive(self, ("steps_per_round", "rounds"))
-        for name, limit in (("delta", 1.0), ("sampling_rate", 1.0)):
-            if getattr(self, name) > limit:
-                raise ValueError(f"{name} must be at most {limit}, got {getattr(self, name)}")
+        if self.delta > 1:
+            raise ValueError(f"delta must be at most 1, got {self.delta}")
+        # Within these, dividing and comparing in floating point means what it says; outside, a step may round to 0.
+        for name, least, most in (("clip_norm", *CLIP_NORMS), ("sampling_rate", SMALLEST_RATE, 1.0)):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be within {least:g} and {most:g}, got {getattr(self, name)}")
         for name, only in (("unit", UNIT), ("adjacency", ADJACENCY), ("sampling", SAMPLING)):
             if getattr(self, name) != only:
                 raise ValueError(f"{name} must be {only!r}, got {getattr(self, name)!r}")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from client.shared_noise import to_lattice
 from common.privacy.lattice import MOST_CELLS, Lattice, fit_lattice, share_std
+from common.privacy.plan import CLIP_NORMS
 from common.secagg.encoding import decode_counts
 from common.secagg.roster import guaranteed_honest, threshold_of, too_many_colluders
 
@@ -141,3 +142,14 @@ def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
         fit_lattice(**{**numbers, "noise_multiplier": 1e4}, coordinates=30_000)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="fewer than 50,000,000 coordinates times sites"):
         fit_lattice(**numbers, coordinates=MOST_CELLS // 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("step", [0.0, 5e-324, 1e-310, -1.0, math.inf, math.nan])
+def test_a_step_by_which_nothing_can_be_divided_is_refused(step: float) -> None:
+    with pytest.raises(ValueError, match="step of the lattice"):
+        to_lattice(np.zeros(2), step=step, largest=5)
+
+
+@given(clip_norm=st.floats(*CLIP_NORMS), exponent=st.integers(0, 32))
+def test_a_step_times_the_steps_of_a_clip_norm_is_the_clip_norm_to_the_bit(clip_norm: float, exponent: int) -> None:
+    assert clip_norm / 2**exponent * 2**exponent == clip_norm

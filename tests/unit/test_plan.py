@@ -74,7 +74,7 @@ def test_json_round_trip_is_exact(plan: PrivacyPlan) -> None:
         ({"noise_multiplier": True}, "noise_multiplier must be a number > 0"),
         ({"epsilon": "8"}, "epsilon must be a number > 0"),
         ({"rounds": 1.5}, "rounds must be of type int"),
-        ({"sampling_rate": 1.5}, "sampling_rate must be at most 1"),
+        ({"sampling_rate": 1.5}, "sampling_rate must be within"),
         ({"adjacency": "replace one"}, "adjacency must be"),
         ({"sampling": "shuffle"}, "sampling must be"),
         ({"unit": "row"}, "unit must be"),
@@ -188,3 +188,14 @@ def test_opacus_accountants_come_without_its_engine_and_optimizers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("clip_norm", [1e-320, 9.6e-319, 1e-318, 1e-7, 1e7, 1e308])
+def test_a_clip_norm_with_which_arithmetic_means_nothing_is_refused(clip_norm: float) -> None:
+    with pytest.raises(ValueError, match="clip_norm must be within"):
+        PrivacyPlan(8.0, 1e-3, clip_norm, 1.0, 1.0, 1, 10, 7.0, ())
+
+
+def test_a_sampling_rate_below_what_uniforms_can_say_is_refused() -> None:
+    with pytest.raises(ValueError, match="sampling_rate must be within"):
+        PrivacyPlan(8.0, 1e-3, 1.0, 1.0, 1e-17, 1, 10, 7.0, ())
