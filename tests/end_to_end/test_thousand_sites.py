@@ -40,8 +40,10 @@ def test_101_institutions_train_through_their_gates_with_neighbours_of_their_own
     assert stages == {kind.__name__ for kind in STAGES}
     # Nothing secret is left, and the smaller protocol is closed to so many: it would deal the same secrets out again.
     assert not list(tmp_path.rglob("*.secret"))
-    request = ShareRequest(prepared.folder.name, 1, "training", 68, [b""] * NUM_SITES)
-    assert answer(prepared.sites[0], lambda: request) == Refusal("large")
+    site, request = prepared.sites[0], ShareRequest(prepared.folder.name, 1, "training", 68, [b""] * NUM_SITES)
+    assert answer(site, lambda: request) == Refusal("settled")
+    (site.run_folder(request.run) / "settled").unlink()  # as if the run still went on
+    assert answer(site, lambda: request) == Refusal("large")
 
 
 def test_a_small_roster_keeps_to_the_stronger_protocol(tmp_path: Path) -> None:
