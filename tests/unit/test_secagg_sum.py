@@ -22,7 +22,9 @@ def vectors_for(names: tuple[str, ...], lengths: dict[str, int], seed: int = 0) 
     }
 
 
-@pytest.mark.parametrize("num_sites", [3, 4, 5, 10, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_sites", [3, 4, 5, 10, *(pytest.param(many, marks=pytest.mark.slow) for many in (50, 100))]
+)
 def test_the_sum_is_exact(num_sites: int) -> None:
     consortium = consortium_of(num_sites)
     vectors = vectors_for(consortium.names, {"encoder/labs": 19, "fusion": 1000})
