@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from client.gate import answer
 from client.site import Site
-from common.messages import Refusal, Reply, Request, pack, unpack
+from common.messages import Reply, Request, pack, unpack
 from common.wire import from_records
 from server.app import GridLink, settings_of
 from server.loop import run_federation
@@ -68,11 +68,6 @@ def film(place: Path, *overrides: str) -> dict[str, Scene]:
     grid.scenes, grid.place = {}, place / "scenes"
     run_federation(GridLink(grid, timeout_seconds=60), settings_of(_run_config(prepared), prepared.folder.path))
     return grid.scenes
-
-
-def is_sound_refusal(reply: Reply) -> bool:
-    """A fixed code that says what rule was broken: `failed` would mean that something broke instead."""
-    return isinstance(reply, Refusal) and reply.code != "failed"
 
 
 WORDS = st.one_of(
