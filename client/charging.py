@@ -21,7 +21,13 @@ def charge(site: Site, agreement: Agreement, request: Task, begun: Stages | None
         return
     count = agreement.plan.steps_per_round if request.purpose == "training" else 1
     with open_ledger(site, read_policy(site.policy_path)) as ledger:
-        first = ledger.release(request.run, request.round, "task", request.purpose, count)
+        asked = request.digest().hex()
+        first = ledger.release(request.run, request.round, "task", request.purpose, count, request=asked)
         if begun is not None and not first:
             begun.drop("Task")
             raise Refused("replay", f"{request.purpose} of round {request.round} was charged, and its noise is gone")
+
+
+def receipt_of(site: Site, agreement: Agreement) -> bytes:
+    """The receipt that goes out with a release; none where nothing is charged."""
+    return site.receipt_path.read_bytes() if agreement.plan is not None else b""

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from client.arithmetic import rows_at_once
-from client.enrolment import Agreement
+from client.enrolment import Agreement, load_key_of, open_ledger
 from client.evaluate import count_table
 from client.personal import load_personal, save_personal
 from client.policy import Refused, read_policy
 from client.shared_noise import shared_step
-from client.site import Site
+from client.site import Site, site_data
 from client.train import LocalTraining, train_round
 from common.blocks import load
 from common.data.batch import Batch, assemble
-from common.data.folder import SiteData, read_site
+from common.data.folder import SiteData
 from common.data.normalise import Normaliser, from_bounds, from_sums, normalisation_vector
 from common.data.schema import Schema
 from common.messages import Task
@@ -93,7 +92,20 @@ class Work:
         delta = read_policy(self.site.policy_path).lifetime_delta
         if self.agreement.plan is not None and delta * len(data.subjects) >= 1:
             raise Refused("delta", f"lifetime_delta {delta} is not below 1 / {len(data.subjects)} subjects")
-        return data
+        return data if self.agreement.plan is None else self._paying(data)
+
+    def _paying(self, data: SiteData) -> SiteData:
+        """Keep whom the ledger charges for this run: the members of its frozen cohorts, each in their own cohort.
+
+        Who came into the folder, or moved to another cohort, since the run was agreed to takes no part in it.
+        """
+        key = load_key_of(self.site)
+        cohorts = _members(self.site, self.agreement.run, key.check)
+        if cohorts is None:
+            return data
+        names = key.of(data.subjects)
+        pays = [name in cohorts.get(str(split), ()) for name, split in zip(names, data.split, strict=True)]
+        return data.only(np.array(pays, dtype=np.bool_))
 
     def normaliser(self) -> Normaliser:
         """How values are scaled, as the run says."""
@@ -119,16 +131,10 @@ class Work:
         return model
 
 
-@lru_cache(maxsize=64)
-def _read(folder: Path, split_seed: int, _stamp: tuple[int, ...]) -> SiteData:
-    return read_site(folder, split_seed=split_seed)
-
-
-def site_data(folder: Path, split_seed: int) -> SiteData:
-    """Read a site's folder, once for as long as its files do not change."""
-    found = [path.stat() for path in sorted(folder.iterdir()) if path.is_file()]
-    stamps = [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found]
-    return _read(folder, split_seed, tuple(fact for stamp in stamps for fact in stamp))
+@lru_cache(maxsize=64)  # frozen when the run was reserved
+def _members(site: Site, run: str, pseudonyms: str) -> dict[str, frozenset[bytes]] | None:
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        return ledger.members(run, pseudonyms)
 
 
 def contribute(work: Work) -> Contribution:

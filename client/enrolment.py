@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from client.bundle import bundle_hash
+from client.cohorts import Pseudonyms, load_pseudonyms
 from client.ledger import Ledger
 from client.ledger_schema import LedgerBroken
+from client.ledger_subjects import Terms
 from client.policy import Policy, Refused, check, read_policy
-from client.site import RUN_NAME, Site
+from client.receipts import check_receipt
+from client.site import RUN_NAME, Site, site_data
 from client.stages import alone, sync_folder, write_durably
+from common.blocks import held_blocks
 from common.compose import ConfigError, validate
 from common.config import Config
+from common.data.folder import SPLITS, DataError
 from common.data.schema import merge_schemas
 from common.messages import Enrol
-from common.models.model import summed_in_training
+from common.models.model import first_weights, summed_in_training
+from common.privacy.events import Charge
 from common.privacy.lattice import MOST_CELLS
-from common.privacy.plan import CountRelease, PrivacyPlan
+from common.privacy.plan import TRAINING, CountRelease, PrivacyPlan
+from common.receipts import keep_newest, own_receipts
 from common.releases import schema_of, tables_of
 from common.secagg.identity import load_identity
 from common.secagg.layout import join
@@ -66,7 +74,11 @@ def agree(site: Site, request: Enrol) -> Agreement:
     if agreement.plan is not None:
         _check_plan(agreement.config, agreement.plan, num_sites=len(roster.entries))
         with open_ledger(site, policy) as ledger:
-            ledger.reserve(agreement.run, agreement.plan_hash.hex(), agreement.plan.charges())
+            for receipt in own_receipts(request.receipts, site=site.name, public_key=ledger.public_key):
+                check_receipt(receipt, ledger.entries())
+            terms = _terms(site, agreement, leave_out=policy.spent_subjects == "leave-out")
+            ledger.reserve(agreement.run, agreement.plan_hash.hex(), _charges(site, agreement), terms)
+        keep_newest(site.peer_receipts_path, request.receipts, roster)
     path = site.run_folder(agreement.run) / "enrolment.json"
     body = json.dumps({"run": request.run, "config": request.config, "plan": request.plan}).encode()
     with alone(path.parent):
@@ -117,22 +129,64 @@ def open_ledger(site: Site, policy: Policy) -> Ledger:
     identity = load_identity(site.identity_path)
     marker = site.state / "ledger.made"
     is_made = marker.exists()
-    if is_made and not site.ledger_path.exists():
+    if is_made and policy.ledger is None and not site.ledger_path.exists():
         raise LedgerBroken("this site's ledger is gone: restore it; a new one would forget what was spent")
     ledger = Ledger.open(
-        site.ledger_path,
+        policy.ledger or site.ledger_path,
         site=site.name,
         signer=identity.sign,
         public_key=identity.public_key,
         delta=policy.lifetime_delta,
         lifetime_epsilon=policy.lifetime_epsilon,
         is_made=is_made,
+        receipt_path=site.receipt_path,
     )
     if not is_made:
         sync_folder(site.state)  # the ledger's name before the marker's: after a crash there is never the marker alone
         marker.touch(mode=0o600)
         sync_folder(site.state)
     return ledger
+
+
+def load_key_of(site: Site, *, may_make: bool = False) -> Pseudonyms:
+    """Read the site's pseudonym key; the ledger takes no other one than that of its first reservation.
+
+    Raises:
+        LedgerBroken: it is gone or damaged.
+    """
+    try:
+        return load_pseudonyms(site.pseudonym_key_path, may_make=may_make)
+    except (FileNotFoundError, ValueError) as error:
+        raise LedgerBroken(f"{site.pseudonym_key_path.name} is gone or damaged: restore it with its ledger") from error
+
+
+def _charges(site: Site, agreement: Agreement) -> tuple[Charge, ...]:
+    """The plan's charges, with the modalities that this site reads for them and the blocks that it moves."""
+    if agreement.plan is None:
+        return ()
+    modalities = tuple(sorted(site.spec().modalities))
+    blocks = held_blocks(tuple(first_weights(agreement.config)), modalities)
+    return tuple(
+        replace(charge, modalities=modalities, blocks=blocks if charge.purpose == TRAINING else ())
+        for charge in agreement.plan.charges()
+    )
+
+
+def _terms(site: Site, agreement: Agreement, *, leave_out: bool) -> Terms:
+    """Freeze who takes part: of the folder, only the subjects' names and cohorts are looked at.
+
+    A folder that cannot be read has no members here, and fails where its records are needed, once and for ever: whether
+    this run is agreed to does not depend on a record.
+    """
+    key = load_key_of(site, may_make=True)
+    try:
+        data = site_data(site.folder, agreement.config.data.split_seed)
+        members = {split: [data.subjects[place] for place in data.subjects_of(split)] for split in SPLITS}
+    except DataError as error:
+        site.log("failed", trace=str(error))
+        members = {split: [] for split in SPLITS}
+    cohorts = {split: key.cohort(subjects) for split, subjects in members.items()}
+    return Terms(cohorts, key.check, bundle_hash(), leave_out)
 
 
 def _roster_digest(site: Site) -> bytes:

@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from client import mask
 from client.admission import admit, check_stage
 from client.arithmetic import make_reproducible
-from client.charging import charge
+from client.charging import charge, receipt_of
 from client.contribute import Contribution, Work, contribute
 from client.enrolment import Agreement, agree, agreement_of, check_roster_of, open_ledger
 from client.large_stages import LARGE_SPENT, answer_large
@@ -119,7 +119,7 @@ def _compute(work: Work, stages: Stages, *, num_sites: int) -> Reply:
     site, request = work.site, work.task
     contribution = contribute(with_own_statistics(work))
     if work.agreement.config.secagg.kind == "none":
-        return Plain(institution=site.name, vectors=_with_weight(contribution))
+        return Plain(site.name, _with_weight(contribution), receipt_of(site, work.agreement))
     vectors = _encode(work, contribution, num_sites=num_sites)
     # The whole request is bound into the session: sites that were asked for different things have no sum in common.
     where, asked = (request.run, request.round, request.purpose), request.digest()
@@ -132,7 +132,7 @@ def _compute(work: Work, stages: Stages, *, num_sites: int) -> Reply:
     )
     stages.keep("update", save(vectors))
     stages.keep("advertised", state.to_bytes())
-    return Advert(advert=advert)
+    return Advert(advert, receipt_of(site, work.agreement))
 
 
 def _share(site: Site, request: ShareRequest) -> Reply:
@@ -215,18 +215,18 @@ def _large(site: Site, request: LargeStageRequest) -> Reply:
 
 def _settle(site: Site, request: Settle) -> Reply:
     """Close a run: nothing new begins or is charged; then whoever is still at work is waited for, and erased."""
-    agreement, entries, head = agreement_of(site, request.run), 0, b""
+    agreement, receipt = agreement_of(site, request.run), b""
     site.mark_settled(request.run)
     if agreement.plan is not None:
         with open_ledger(site, read_policy(site.policy_path)) as ledger:
             ledger.settle(request.run)
-            entries, head = ledger.head()
+            receipt = ledger.receipt().to_bytes()
     run_folder = site.run_folder(request.run)
     # The rounds come first: where personal blocks and what belongs to the whole run are written, a round is locked.
     for folder in (*sorted(path for path in run_folder.iterdir() if path.is_dir()), run_folder):
         Stages(folder).erase()
     site.log("settled", run=request.run)
-    return Settled(entries=entries, head=head)
+    return Settled(receipt=receipt)
 
 
 def _at(site: Site, request: StageRequest) -> tuple[Agreement, Stages]:

@@ -7,29 +7,33 @@ server never decides: whatever it asks for, this file answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from client.ledger_account import LedgerSummary, RunAccount, run_accounts, run_lines, standing
-from client.ledger_schema import Entry, LedgerBroken, charge_to_facts, check_chain
+from client.ledger_account import (
+    BudgetRefused,
+    LedgerSummary,
+    RunAccount,
+    check_reserved,
+    check_same,
+    known_account,
+    run_accounts,
+    run_lines,
+    standing,
+)
+from client.ledger_book import Book, begin_book, check_header, let_go, now, open_book, read_book, remember
+from client.ledger_schema import Entry, charge_to_facts, check_chain
 from client.ledger_store import Pen, Store, open_store
+from client.ledger_subjects import Accounts, SubjectClass, Terms, check_key, freeze, summarise
 from client.policy import Refused
+from client.receipts import ReceiptBook
 from common.privacy.events import Charge
-from common.privacy.renyi import ORDERS, filter_order
-
-
-class BudgetRefused(Refused):
-    """The institution's lifetime budget does not hold what was asked for."""
-
-    def __init__(self, reason: str) -> None:
-        """Keep the reason under the code `budget`."""
-        super().__init__("budget", reason)
-        self.args = (reason,)  # so that it can be pickled
+from common.privacy.renyi import filter_order
+from common.receipts import Receipt
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Ledger(AbstractContextManager["Ledger"]):
             (lifetime_epsilon, delta) allows, however many processes write.
         durable: when a method returns, its entry is on disk; when it raises, or the process dies, there is no entry.
         append-only: entries are chained and signed; changed, missing or reordered ones are noticed when it is opened.
+        monotonic: a ledger that is older than the newest receipt beside it is refused; with `receipts`, the receipt of
+            an entry is durable when the method that wrote it returns.
     """
 
     site: str
@@ -48,6 +54,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     lifetime_epsilon: float
     public_key: bytes
     store: Store
+    receipts: ReceiptBook | None = None
 
     @staticmethod
     def open(  # noqa: PLR0913  (each of them is fixed by the institution, none has a default)
@@ -59,61 +66,91 @@ class Ledger(AbstractContextManager["Ledger"]):
         delta: float,
         lifetime_epsilon: float,
         is_made: bool = False,
+        receipt_path: Path | None = None,
     ) -> Ledger:
         """Open a ledger, or make a new one whose header is fixed for ever.
 
         Args:
-            location: a path, or a SQLite URL.
+            location: a path, or the URL of a SQLite file or a PostgreSQL database.
             site: the institution's name.
             signer: signs with the institution's Ed25519 key.
             public_key: the key that the signatures must verify under, 32 bytes.
             delta: delta of the lifetime budget; the header's is the only one allowed.
             lifetime_epsilon: the policy's lifetime budget of today.
             is_made: a ledger was made here before, so that one without entries has lost them.
+            receipt_path: where the newest receipt is kept; None: none is.
 
         Raises:
-            LedgerBroken: entries are gone, chain or newest signature are wrong, or the header says something else.
-            ValueError: the location is no SQLite file, or delta or lifetime_epsilon are out of range.
+            LedgerBroken: entries are gone or older than the receipt, chain or newest signature are wrong, the header
+                says something else, or the database cannot be used.
+            ValueError: the location is no database of ours, or delta or lifetime_epsilon are out of range.
         """
         if not (0 < delta < 1 and 0 < lifetime_epsilon < float("inf")):
             raise ValueError(f"delta must be in (0, 1) and lifetime_epsilon > 0, got {delta} and {lifetime_epsilon}")
-        ledger = Ledger(site, delta, lifetime_epsilon, public_key, open_store(location, signer))
+        receipts = None if receipt_path is None else ReceiptBook(receipt_path, site, public_key, signer)
+        ledger = Ledger(site, delta, lifetime_epsilon, public_key, open_store(location, signer), receipts)
         try:
+            header: dict[str, object] = {"site": site, "delta": delta, "public_key": public_key.hex()}
             with ledger.store.writing() as pen:
-                ledger._check_header(pen, is_made=is_made)
+                book = open_book(ledger.store, pen, public_key, is_made=is_made)
+                if not book.entries:
+                    book = begin_book(pen, header, filter_order(lifetime_epsilon, delta))
+                check_header(book, header)
+                if receipts is not None:
+                    receipts.check(book.entries)
+            remember(ledger.store, book, public_key)
         except BaseException:
             ledger.close()
             raise
         return ledger
 
-    def reserve(self, run: str, plan_hash: str, charges: Sequence[Charge]) -> None:
+    def reserve(self, run: str, plan_hash: str, charges: Sequence[Charge], terms: Terms | None = None) -> None:
         """Reserve everything that a run may ever release, before any record is read.
 
+        Without `terms` nobody knows who takes part, and every subject pays.
+
         Guarantees:
-            once: the same run with the same plan is charged once, however often it is asked for.
+            once: the same run with the same plan is charged once, however often it is asked for; its cohorts are those
+                of the first time.
+            tells nothing: whether it is refused depends on no record. With `terms.leave_out` it is refused only where
+                an empty ledger would not hold it; whoever has no budget left for it is left out of its cohorts.
 
         Raises:
             BudgetRefused: the lifetime budget does not hold it.
             Refused: the run is known here under another plan, or is over.
+            LedgerBroken: the pseudonyms were made with another key than the ledger's.
             ValueError: two charges have one purpose.
         """
         purposes = [charge.purpose for charge in charges]
         if not run or len(set(purposes)) < len(purposes):
             raise ValueError(f"a reservation needs a run and every purpose once, got {run!r}: {', '.join(purposes)}")
-        with self.store.writing() as pen:
-            entries = pen.entries()
-            accounts = run_accounts(entries)
-            if run in accounts:
-                _check_same(accounts[run], plan_hash, charges)
+        with self._writing() as (pen, book):
+            if run in book.accounts:
+                check_same(book.accounts[run], plan_hash, charges)
                 return
-            asked = RunAccount(run, plan_hash, _now(), tuple(charges))
-            self._check_budget((*accounts.values(), asked), _order_of(entries))
-            reserved = [charge_to_facts(charge) for charge in charges]
-            facts: dict[str, object] = {"plan": plan_hash, "charges": reserved, "when": asked.when}
-            pen.append("reserve", run, facts, after=entries)
+            asked = RunAccount(run, plan_hash, now(), tuple(charges))
+            earlier = () if terms is not None and terms.leave_out else tuple(book.accounts.values())
+            self._check_budget((*earlier, asked), book.order)
+            facts: dict[str, object] = {"plan": plan_hash, "charges": [charge_to_facts(charge) for charge in charges]}
+            if terms is not None:
+                accounts = self._accounts(pen, book) if terms.leave_out else None
+                facts |= freeze(
+                    pen,
+                    terms,
+                    charges,
+                    book.accounts.values(),
+                    lambda cohort, own: (
+                        frozenset() if accounts is None else accounts.without_budget(cohort, own, self.lifetime_epsilon)
+                    ),
+                )
+            pen.append("reserve", run, {**facts, "when": asked.when}, after=book.entries)
 
-    def release(self, run: str, round: int, stage: str, purpose: str, event_count: int) -> bool:
+    def release(  # noqa: PLR0913  (what stands in the entry)
+        self, run: str, round: int, stage: str, purpose: str, event_count: int, *, request: str = ""
+    ) -> bool:
         """Write down that `event_count` reserved events are about to be released; do it before computing them.
+
+        `request` is the hash of what was asked for, in hex.
 
         Returns:
             True the first time; False where the very same release is written down already.
@@ -125,17 +162,16 @@ class Ledger(AbstractContextManager["Ledger"]):
         """
         if event_count < 1:
             raise ValueError(f"event_count must be >= 1, got {event_count}")
-        with self.store.writing() as pen:
-            entries = pen.entries()
-            account = _known(run_accounts(entries), run)
+        with self._writing() as (pen, book):
+            account = known_account(book.accounts, run)
             written = account.releases.get((round, stage, purpose))
             if written is not None:
                 if written != event_count:
                     raise Refused("replay", f"{purpose} of round {round} in run {run} was {written}, not {event_count}")
                 return False
-            _check_reserved(account, purpose, event_count)
+            check_reserved(account, purpose, event_count)
             facts: dict[str, object] = {"round": round, "stage": stage, "purpose": purpose, "count": event_count}
-            pen.append("release", run, {**facts, "when": _now()}, after=entries)
+            pen.append("release", run, {**facts, "request": request, "when": now()}, after=book.entries)
         return True
 
     def settle(self, run: str) -> None:
@@ -144,42 +180,69 @@ class Ledger(AbstractContextManager["Ledger"]):
         Raises:
             Refused: the run was never reserved here.
         """
-        with self.store.writing() as pen:
-            entries = pen.entries()
-            accounts = run_accounts(entries)
-            if run not in accounts:
-                raise Refused("not-enrolled", f"run {run} was never reserved here")
-            if not accounts[run].settled:
-                pen.append("settle", run, {"when": _now()}, after=entries)
+        with self._writing() as (pen, book):
+            if not known_account(book.accounts, run).settled:
+                pen.append("settle", run, {"when": now()}, after=book.entries)
 
     def spent(self) -> LedgerSummary:
         """Add everything up."""
-        entries = self.entries()
-        accounts = tuple(run_accounts(entries).values())
-        order = _order_of(entries)
-        stands = standing(accounts, order=order, delta=self.delta)
+        with self._writing() as (pen, book):
+            subjects = summarise(self._accounts(pen, book))
+        accounts = tuple(book.accounts.values())
+        stands = standing(accounts, order=book.order, delta=self.delta)
         return LedgerSummary(
             site=self.site,
             lifetime_epsilon=self.lifetime_epsilon,
             delta=self.delta,
-            order=order,
+            order=book.order,
             spent=stands.spent,
             left=max(0.0, self.lifetime_epsilon - stands.spent),
-            entries=len(entries),
-            head=entries[-1].digest,
+            entries=len(book.entries),
+            head=book.entries[-1].digest,
             public_key=self.public_key.hex(),
             runs=run_lines(accounts, self.delta),
+            subjects=subjects,
         )
+
+    def spent_by(self, pseudonym: bytes) -> SubjectClass:
+        """What one subject has spent; one whom no run knows has spent what runs of version 2 cost everybody."""
+        with self._writing() as (pen, book):
+            accounts = self._accounts(pen, book)
+        own = frozenset(root for root, members in accounts.members.items() if pseudonym in members)
+        return accounts.summary(own, 1)
+
+    def members(self, run: str, pseudonyms: str) -> dict[str, frozenset[bytes]] | None:
+        """The members of a run's frozen cohorts, by cohort; None where nobody wrote down who takes part.
+
+        `pseudonyms` stands for the key that they will be compared by.
+
+        Raises:
+            Refused: the run was never reserved here.
+            LedgerBroken: the cohorts were frozen under another key.
+        """
+        with self._writing() as (pen, book):
+            account = known_account(book.accounts, run)
+            if account.cohorts is None:
+                return None
+            check_key([account], pseudonyms)
+            return {name: pen.members(root) for name, root in account.cohorts.items()}
 
     def entries(self) -> tuple[Entry, ...]:
         """Read all entries, oldest first; the first one is the header."""
         with self.store.writing() as pen:
             return pen.entries()
 
-    def head(self) -> tuple[int, bytes]:
-        """The number of entries and the digest of the newest: what a receipt carries, so that a rollback is seen."""
-        entries = self.entries()
-        return len(entries), bytes.fromhex(entries[-1].digest)
+    def receipt(self) -> Receipt:
+        """Say how far the ledger has come, signed.
+
+        Raises:
+            ValueError: this ledger was opened without a place for receipts.
+        """
+        if self.receipts is None:
+            raise ValueError("a receipt needs a ledger that was opened with a receipt_path")
+        with self._writing() as (_, book):
+            entries = book.entries
+        return self.receipts.keep(entries)
 
     def verify(self) -> None:
         """Check numbering, chain, every signature, and that the entries make sense.
@@ -192,8 +255,9 @@ class Ledger(AbstractContextManager["Ledger"]):
         run_accounts(entries)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the database."""
         self.store.close()
+        let_go(self.store, self.public_key)
 
     def __enter__(self) -> Self:
         """Give the open ledger."""
@@ -205,32 +269,21 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Close it."""
         self.close()
 
-    def _check_header(self, pen: Pen, *, is_made: bool) -> None:
-        header: dict[str, object] = {
-            "site": self.site,
-            "delta": self.delta,
-            "orders": list(ORDERS),
-            "adjacency": "zero-out (add or remove)",
-            "unit": "subject",
-            "sampling": "poisson",
-            "public_key": self.public_key.hex(),
-        }
-        entries = pen.entries()
-        if not entries and is_made:
-            raise LedgerBroken("this ledger is empty: restore it; a new one would forget what was spent")
-        if not entries:
-            # The filter's order is the institution's choice, made before anybody asks for anything, and kept for ever.
-            order = filter_order(self.lifetime_epsilon, self.delta)
-            pen.append("header", "", {**header, "order": order, "when": _now()}, after=entries)
-            return
-        if entries[0].kind == "header" and '"order":' not in entries[0].body:
-            raise LedgerBroken("this ledger is of an earlier release: its filter's order was chosen by the first run")
-        check_chain(entries, self.public_key, every_signature=False)
-        _order_of(entries)
-        written = entries[0].facts()
-        for name, value in header.items():
-            if written.get(name) != value:
-                raise LedgerBroken(f"the ledger's {name} is {written.get(name)} for ever, not {value}")
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Pen, Book]]:
+        """Hold the ledger alone with what is in it; the receipt of what is written is durable when this ends."""
+        with self.store.writing() as pen:
+            book = read_book(self.store, pen, self.public_key)
+            yield pen, book
+            book = book.with_entries(pen.entries(start=len(book.entries)))
+        remember(self.store, book, self.public_key)
+        if self.receipts is not None:
+            self.receipts.keep(book.entries)
+
+    def _accounts(self, pen: Pen, book: Book) -> Accounts:
+        roots = sorted(root for run in book.accounts.values() for root in (run.cohorts or {}).values())
+        members = {root: pen.members(root) for root in roots}
+        return Accounts(tuple(book.accounts.values()), members, book.order, self.delta)
 
     def _check_budget(self, accounts: Sequence[RunAccount], order: float) -> None:
         after = standing(accounts, order=order, delta=self.delta)
@@ -240,39 +293,3 @@ class Ledger(AbstractContextManager["Ledger"]):
                 f"{self.site}: run {accounts[-1].run} needs a lifetime epsilon of {after.needed:.3g} at delta"
                 f" {self.delta:g}; {self.lifetime_epsilon:g} is allowed, {before.spent:.3g} is spent"
             )
-
-
-def _order_of(entries: Sequence[Entry]) -> float:
-    """The Renyi order that this ledger's filter works at, as its header says."""
-    order = entries[0].facts()["order"]
-    if not isinstance(order, int | float) or order not in ORDERS:
-        raise LedgerBroken(f"the ledger's filter works at order {order}, which is none of its orders")
-    return order
-
-
-def _check_same(account: RunAccount, plan_hash: str, charges: Sequence[Charge]) -> None:
-    if account.plan_hash != plan_hash or account.reserved != tuple(charges):
-        raise Refused("replay", f"run {account.run} was reserved under another plan")
-    if account.settled:
-        raise Refused("settled", f"run {account.run} is over")
-
-
-def _known(accounts: dict[str, RunAccount], run: str) -> RunAccount:
-    if run not in accounts:
-        raise Refused("not-enrolled", f"run {run} was never reserved here")
-    return accounts[run]
-
-
-def _check_reserved(account: RunAccount, purpose: str, event_count: int) -> None:
-    if account.settled:
-        raise Refused("settled", f"run {account.run} is over")
-    reserved = sum(charge.event.count for charge in account.reserved if charge.purpose == purpose)
-    released = account.released.get(purpose, 0)
-    if released + event_count > reserved:
-        raise BudgetRefused(
-            f"run {account.run} reserved {reserved} events of {purpose}, released {released}, asks for {event_count}"
-        )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from client.ledger_schema import Entry, LedgerBroken, charge_from_facts
+from client.ledger_subjects import SubjectSummary, added, worst_cohort
+from client.policy import Refused
 from common.privacy.events import Charge
 from common.privacy.renyi import ORDERS, epsilon_at, renyi, renyi_epsilon
+
+
+class BudgetRefused(Refused):
+    """The institution's lifetime budget does not hold what was asked for."""
+
+    def __init__(self, reason: str) -> None:
+        """Keep the reason under the code `budget`."""
+        super().__init__("budget", reason)
+        self.args = (reason,)  # so that it can be pickled
 
 
 @dataclass(frozen=True)
@@ -17,16 +27,22 @@ class RunAccount:
 
     Attributes:
         when: UTC time of the reservation.
+        cohorts: Merkle root by cohort; None: nobody knows who is in them, so every subject pays (version 2).
+        pseudonyms: what stands for the key that the cohorts' pseudonyms were made with.
         released: number of events by purpose.
         releases: number of events by (round, stage, purpose).
+        entries: numbers of the run's entries.
     """
 
     run: str
     plan_hash: str
     when: str
     reserved: tuple[Charge, ...]
+    cohorts: Mapping[str, str] | None = None
+    pseudonyms: str = ""
     released: dict[str, int] = field(default_factory=dict)
     releases: dict[tuple[int, str, str], int] = field(default_factory=dict)
+    entries: list[int] = field(default_factory=list)
     settled: bool = False
 
     def charged(self) -> tuple[Charge, ...]:
@@ -61,6 +77,7 @@ class RunLine:
     when: str
     settled: bool
     cohorts: tuple[CohortLine, ...]
+    entries: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,8 @@ class LedgerSummary:
             had been planned beforehand. What is promised however runs depend on each other is lifetime_epsilon.
         left: lifetime_epsilon - spent, at least 0. A guide: the filter decides, and costs do not add up in epsilon.
         head: digest of the newest entry, in hex.
+        runs: one line each, with the numbers of the entries that it comes from.
+        subjects: what the subjects themselves have spent; it depends on who is in the folder, so it stays at the site.
     """
 
     site: str
@@ -85,42 +104,58 @@ class LedgerSummary:
     head: str
     public_key: str
     runs: tuple[RunLine, ...]
+    subjects: SubjectSummary
 
 
-def worst_cohort(charges: Iterable[Charge]) -> tuple[float, ...]:
-    """Add up each cohort's Renyi cost and take the largest, order by order.
-
-    Cohorts of one run are disjoint: a subject pays for one of them. Across runs nobody knows which, so each run counts
-    with its largest.
-    """
-    by_cohort: dict[str, list[Charge]] = {}
-    for charge in charges:
-        by_cohort.setdefault(charge.cohort, []).append(charge)
-    curves = [renyi(charge.event for charge in charged) for charged in by_cohort.values()]
-    return tuple(max(costs) for costs in zip(*curves, strict=True)) if curves else (0.0,) * len(ORDERS)
-
-
-def run_accounts(entries: Sequence[Entry]) -> dict[str, RunAccount]:
-    """Read the entries behind the header, oldest run first.
+def run_accounts(entries: Sequence[Entry], known: Mapping[str, RunAccount] | None = None) -> dict[str, RunAccount]:
+    """Read entries behind the header, oldest run first, on top of the accounts of those before them.
 
     Raises:
         LedgerBroken: an entry contradicts those before it.
     """
-    accounts: dict[str, RunAccount] = {}
-    for entry in entries[1:]:
+    accounts, own = dict(known or {}), set[str]()
+    for entry in entries:
+        if entry.kind in ("header", "migrate"):
+            _check_headline(entry)
+            continue
         facts, account = entry.facts(), accounts.get(entry.run)
         if (account is None) != (entry.kind == "reserve"):
             raise LedgerBroken(f"entry {entry.seq}: {entry.kind} of run {entry.run} in the wrong place")
-        accounts[entry.run] = _opened(entry, facts) if account is None else _continued(account, entry, facts)
+        if account is None:
+            account = _opened(entry, facts)
+        else:
+            if entry.run not in own:  # whoever else has seen this account keeps it as it was
+                account = _copied(account)
+            account = _continued(account, entry, facts)
+        own.add(entry.run)
+        account.entries.append(entry.seq)
+        accounts[entry.run] = account
     return accounts
 
 
+def _check_headline(entry: Entry) -> None:
+    if (entry.kind == "header") != (entry.seq == 0) or entry.run:
+        raise LedgerBroken(f"entry {entry.seq}: {entry.kind} in the wrong place")
+
+
 def _opened(entry: Entry, facts: dict[str, object]) -> RunAccount:
-    charges = facts["charges"]
-    if not isinstance(charges, list):
-        raise LedgerBroken(f"entry {entry.seq}: its charges are no list")
+    charges, cohorts = facts["charges"], facts.get("cohorts")
+    if not isinstance(charges, list) or not isinstance(cohorts, dict | None):
+        raise LedgerBroken(f"entry {entry.seq}: its charges or cohorts cannot be read")
     reserved = tuple(charge_from_facts(charge) for charge in charges)
-    return RunAccount(entry.run, str(facts["plan"]), str(facts["when"]), reserved)
+    if cohorts is not None and {charge.cohort for charge in reserved} - set(cohorts):
+        raise LedgerBroken(f"entry {entry.seq}: it charges a cohort that it does not name")
+    pseudonyms = str(facts.get("pseudonyms", ""))
+    return RunAccount(entry.run, str(facts["plan"]), str(facts["when"]), reserved, cohorts, pseudonyms)
+
+
+def _copied(account: RunAccount) -> RunAccount:
+    return replace(
+        account,
+        released=dict(account.released),
+        releases=dict(account.releases),
+        entries=list(account.entries),
+    )
 
 
 def _continued(account: RunAccount, entry: Entry, facts: dict[str, object]) -> RunAccount:
@@ -132,7 +167,6 @@ def _continued(account: RunAccount, entry: Entry, facts: dict[str, object]) -> R
     if entry.kind != "release" or not isinstance(count, int):
         raise LedgerBroken(f"entry {entry.seq}: {entry.kind} cannot be read")
     key = (int(str(facts["round"])), str(facts["stage"]), purpose)
-    # These dictionaries were made by run_accounts a moment ago; nobody else has seen them.
     account.released[purpose] = account.released.get(purpose, 0) + count
     account.releases[key] = count
     return account
@@ -158,7 +192,7 @@ def standing(accounts: Sequence[RunAccount], *, order: float, delta: float) -> S
     """
     if not accounts:
         return Standing(0.0, 0.0)
-    totals = tuple(math.fsum(costs) for costs in zip(*(account.costs() for account in accounts), strict=True))
+    totals = added(account.costs() for account in accounts)
     total = totals[ORDERS.index(order)]
     needed = epsilon_at(order, total, delta) if total else 0.0
     return Standing(needed, renyi_epsilon(totals, delta))
@@ -167,7 +201,14 @@ def standing(accounts: Sequence[RunAccount], *, order: float, delta: float) -> S
 def run_lines(accounts: Iterable[RunAccount], delta: float) -> tuple[RunLine, ...]:
     """Lay the accounts out for a reader."""
     return tuple(
-        RunLine(account.run, account.plan_hash, account.when, account.settled, _cohort_lines(account, delta))
+        RunLine(
+            account.run,
+            account.plan_hash,
+            account.when,
+            account.settled,
+            _cohort_lines(account, delta),
+            tuple(account.entries),
+        )
         for account in accounts
     )
 
@@ -180,3 +221,30 @@ def _cohort_lines(account: RunAccount, delta: float) -> tuple[CohortLine, ...]:
         epsilons = (renyi_epsilon(renyi(charge.event for charge in part), delta) for part in (reserved, charged))
         lines.append(CohortLine(cohort, reserved, charged, *epsilons))
     return tuple(lines)
+
+
+def check_same(account: RunAccount, plan_hash: str, charges: Sequence[Charge]) -> None:
+    """Refuse to reserve a run again that is over, or that was reserved under another plan."""
+    if account.plan_hash != plan_hash or account.reserved != tuple(charges):
+        raise Refused("replay", f"run {account.run} was reserved under another plan")
+    if account.settled:
+        raise Refused("settled", f"run {account.run} is over")
+
+
+def known_account(accounts: Mapping[str, RunAccount], run: str) -> RunAccount:
+    """Find a run's account; refuse a run that was never reserved."""
+    if run not in accounts:
+        raise Refused("not-enrolled", f"run {run} was never reserved here")
+    return accounts[run]
+
+
+def check_reserved(account: RunAccount, purpose: str, event_count: int) -> None:
+    """Refuse to release what was not reserved."""
+    if account.settled:
+        raise Refused("settled", f"run {account.run} is over")
+    reserved = sum(charge.event.count for charge in account.reserved if charge.purpose == purpose)
+    released = account.released.get(purpose, 0)
+    if released + event_count > reserved:
+        raise BudgetRefused(
+            f"run {account.run} reserved {reserved} events of {purpose}, released {released}, asks for {event_count}"
+        )

@@ -1,15 +1,6 @@
-"""What a ledger's file holds: numbered entries, each chained to the one before it and signed by the institution.
+"""What a ledger's database holds: numbered entries, each chained to the one before it and signed by the institution.
 
-An independent reader needs this page only. Table `entries`; columns seq (0, 1, 2, ...), kind, run, body, previous,
-digest, signature. `body` is canonical JSON (sorted keys, no spaces). `previous` is the digest of the entry before, 64
-zeros for entry 0. `digest` is the SHA-256, in hex, of the canonical JSON list [FORMAT, seq, kind, run, body, previous].
-`signature` is the Ed25519 signature, in hex, of the ASCII digest, by the key that the header names.
-
-kind     run   body
-header   ""    site, delta, orders, order (the filter's), adjacency, unit, sampling, public_key, when
-reserve  name  plan (hash), charges (list of cohort, purpose, mechanism, noise_multiplier, sampling_rate, count), when
-release  name  round, stage, purpose, count, when
-settle   name  when
+docs/ledger.md is the specification, written for an independent reader; this file must say the same.
 """
 
 from __future__ import annotations
@@ -23,10 +14,13 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, Text
 
 from client.policy import Refused
 from common.privacy.events import Charge, Event
+from common.receipts import canonical
 from common.secagg.identity import verify
 
-FORMAT = "fedmosaic ledger 2"
+FORMAT = "fedmosaic ledger 2"  # the layout of the hashed list, which has not changed since
+VERSION = 3
 NO_DIGEST = "0" * 64
+UNIT, ADJACENCY, SAMPLING = "subject", "zero-out (add or remove)", "poisson"
 
 metadata = MetaData()
 entries_table = Table(
@@ -41,11 +35,21 @@ entries_table = Table(
     Column("signature", String(128), nullable=False),
 )
 
-APPEND_ONLY = tuple(
-    f"CREATE TRIGGER IF NOT EXISTS entries_no_{verb.lower()} BEFORE {verb} ON entries"
-    " BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-    for verb in ("UPDATE", "DELETE")
+cohorts_table = Table(
+    "cohorts",
+    metadata,
+    Column("root", String(64), primary_key=True),
+    Column("salt", String(64), nullable=False),
+    Column("size", Integer, nullable=False),
 )
+members_table = Table(
+    "members",
+    metadata,
+    Column("root", String(64), primary_key=True),
+    Column("pseudonym", String(64), primary_key=True),
+)
+version_table = Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+APPEND_ONLY = (entries_table.name, cohorts_table.name, members_table.name)
 
 
 class LedgerBroken(Refused):
@@ -83,19 +87,18 @@ def digest_of(seq: int, kind: str, run: str, body: str, previous: str) -> str:
     return hashlib.sha256(canonical([FORMAT, seq, kind, run, body, previous]).encode()).hexdigest()
 
 
-def canonical(value: object) -> str:
-    """Write JSON in the one form that is hashed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def check_chain(entries: Sequence[Entry], public_key: bytes, *, every_signature: bool) -> None:
+def check_chain(
+    entries: Sequence[Entry], public_key: bytes, *, every_signature: bool, after: Sequence[Entry] = ()
+) -> None:
     """Check numbering, chain and signatures; the newest signature alone already vouches for the whole chain.
+
+    `after` holds the entry before the first of `entries`, where there is one.
 
     Raises:
         LedgerBroken: names the first entry that is wrong.
     """
-    previous = NO_DIGEST
-    for number, entry in enumerate(entries):
+    previous, first = (after[-1].digest, after[-1].seq + 1) if after else (NO_DIGEST, 0)
+    for number, entry in enumerate(entries, start=first):
         if entry.seq != number:
             raise LedgerBroken(f"entry {number} is missing: the next one is numbered {entry.seq}")
         if entry.previous != previous:
@@ -120,18 +123,31 @@ def charge_to_facts(charge: Charge) -> dict[str, object]:
         "noise_multiplier": event.noise_multiplier,
         "sampling_rate": event.sampling_rate,
         "count": event.count,
+        "modalities": list(charge.modalities),
+        "blocks": list(charge.blocks),
+        "sampling": SAMPLING if event.sampling_rate < 1 else "none",
+        "adjacency": ADJACENCY,
     }
 
 
 def charge_from_facts(facts: Mapping[str, object]) -> Charge:
-    """Read a charge back, exactly.
+    """Read a charge back, exactly; version 2 did not say what it reads and moves.
 
     Raises:
-        LedgerBroken: the facts are no charge.
+        LedgerBroken: the facts are no charge, or of another adjacency than this ledger's.
     """
     try:
         cohort, purpose = str(facts["cohort"]), str(facts["purpose"])
         event = Event(facts["mechanism"], facts["noise_multiplier"], facts["sampling_rate"], facts["count"])  # type: ignore[arg-type]  # Event checks
+        modalities, blocks = (_names(facts.get(key, [])) for key in ("modalities", "blocks"))
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerBroken(f"a charge cannot be read: {error}") from error
-    return Charge(cohort, purpose, event)
+    if facts.get("adjacency", ADJACENCY) != ADJACENCY:
+        raise LedgerBroken(f"a charge is for neighbours by {facts['adjacency']}, the ledger for {ADJACENCY}")
+    return Charge(cohort, purpose, event, modalities, blocks)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"a list of names was expected, got {value!r}")
+    return tuple(value)

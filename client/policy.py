@@ -77,6 +77,17 @@ class Policy(BaseModel):
         description="Whether training noise may be shared out: sites that collude with the server could then undo it.",
     )
 
+    spent_subjects: Literal["refuse", "leave-out"] = Field(
+        default="refuse",
+        description="When the budget is gone: refuse the run, whoever is in the folder; or leave-out: take the run, and"
+        " leave out the subjects whose own budget does not hold it, which the server cannot see.",
+    )
+    ledger: str | None = Field(
+        default=None,
+        description="Where the privacy ledger is kept: postgresql://... ; default: ledger.sqlite beside this file. The"
+        " password belongs into a file that PGPASSFILE names.",
+    )
+
     @model_validator(mode="after")
     def _run_within_lifetime(self) -> Self:
         if self.per_run_epsilon is not None and self.per_run_epsilon > self.lifetime_epsilon:

@@ -8,9 +8,10 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from common.data.folder import read_spec
+from common.data.folder import SiteData, read_site, read_spec
 from common.data.schema import FolderSpec
 
 SITES_VARIABLE = "FEDMOSAIC_SITES"
@@ -44,6 +45,21 @@ class Site:
     def ledger_path(self) -> Path:
         """The privacy ledger."""
         return self.state / "ledger.sqlite"
+
+    @property
+    def receipt_path(self) -> Path:
+        """The newest receipt of the ledger."""
+        return self.state / "ledger.receipt"
+
+    @property
+    def peer_receipts_path(self) -> Path:
+        """The newest receipts that this site was shown of the other sites' ledgers."""
+        return self.state / "receipts-of-others.json"
+
+    @property
+    def pseudonym_key_path(self) -> Path:
+        """The secret key of the subjects' pseudonyms in the ledger."""
+        return self.state / "pseudonyms.key"
 
     def run_folder(self, run: str) -> Path:
         """What this site keeps of one run: its enrolment, its stages, its personal blocks."""
@@ -79,6 +95,18 @@ class Site:
             return ()
         lines = (json.loads(line) for line in path.read_text().splitlines())
         return tuple(line for line in lines if line["event"] == event)
+
+
+@lru_cache(maxsize=64)
+def _read(folder: Path, split_seed: int, _stamp: tuple[int, ...]) -> SiteData:
+    return read_site(folder, split_seed=split_seed)
+
+
+def site_data(folder: Path, split_seed: int) -> SiteData:
+    """Read a site's folder, once for as long as its files do not change."""
+    found = [path.stat() for path in sorted(folder.iterdir()) if path.is_file()]
+    stamps = [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found]
+    return _read(folder, split_seed, tuple(fact for stamp in stamps for fact in stamp))
 
 
 def site_of(node_config: Mapping[str, object]) -> Site:

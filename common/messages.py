@@ -26,11 +26,12 @@ _TASK_LAYOUT = b"fedmosaic/task/1"
 
 @dataclass(frozen=True)
 class Enrol:
-    """Server to site, once a run: may this run, with this plan, take place here?"""
+    """Server to site, once a run: may this run, with this plan, take place here? With the receipts it was given."""
 
     run: str
     config: str
     plan: str
+    receipts: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Advert:
-    """Site to server: a signed advert; the contribution itself waits at the site."""
+    """Site to server: a signed advert, and its ledger's receipt; the contribution itself waits at the site."""
 
     advert: bytes
+    receipt: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Plain:
 
     institution: str
     vectors: Arrays
+    receipt: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,9 @@ class Settle:
 
 @dataclass(frozen=True)
 class Settled:
-    """Site to server: the budget is settled; the head of its ledger, so that a rollback would be seen."""
+    """Site to server: the budget is settled; the receipt of its ledger, so that a rollback would be seen."""
 
-    entries: int
-    head: bytes
+    receipt: bytes
 
 
 @dataclass(frozen=True)

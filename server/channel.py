@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from common.messages import Refusal, Reply, Request, Task
+from common.messages import Advert, Plain, Refusal, Reply, Request, Task
 from server.link import SMALL_REPLY_BYTES, Failure, Link
 
 Kind = TypeVar("Kind", bound=Reply)
@@ -19,12 +19,14 @@ class Channel:
 
     Attributes:
         lost: by institution, the stage at which it was lost and a fixed word on why; the first loss stands.
+        receipts: of the ledgers, as the sites sent them; nobody has checked them.
     """
 
     link: Link
     nodes: Mapping[str, int]
     task: Task
     lost: dict[str, str] = field(default_factory=dict)
+    receipts: dict[str, bytes] = field(default_factory=dict)
 
     def ask(
         self, requests: Mapping[str, Request], kind: type[Kind], *, largest_bytes: int = SMALL_REPLY_BYTES
@@ -39,6 +41,8 @@ class Channel:
         group = f"{self.task.purpose}-{self.task.round}"
         asked = {self.nodes[name]: request for name, request in requests.items()}
         for node, reply in self.link.ask(asked, group=group, largest_bytes=largest_bytes):
+            if isinstance(reply, Advert | Plain):
+                self.receipts[names[node]] = reply.receipt
             if isinstance(reply, kind):
                 yield names[node], reply
             else:

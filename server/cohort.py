@@ -53,7 +53,7 @@ def enrol(link: Link, request: Enrol) -> tuple[Member, ...]:
 
 
 def settle(link: Link, members: Sequence[Member], run: str) -> dict[str, bytes]:
-    """Tell the sites that the run is over, so that they refund steps that never ran; collect their ledgers' heads."""
+    """Tell the sites that the run is over, so that they refund what never ran; collect their ledgers' receipts."""
     names = {member.node: member.institution for member in members}
     replies = link.ask(dict.fromkeys(names, Settle(run=run)), group="settle", largest_bytes=SMALL_REPLY_BYTES)
-    return {names[node]: reply.head for node, reply in replies if isinstance(reply, Settled)}
+    return {names[node]: reply.receipt for node, reply in replies if isinstance(reply, Settled)}

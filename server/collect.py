@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -77,7 +77,8 @@ class Rules:
 class Collected:
     """The sums of one request: real blocks, integer tables, who is in them, and who was asked and is not.
 
-    `lost` says of whoever fell out, or sent what it must not, at which reply and why, in fixed words.
+    `lost` says of whoever fell out, or sent what it must not, at which reply and why, in fixed words; `receipts` are
+    those of the sites' ledgers.
     """
 
     sums: dict[str, BlockSum]
@@ -86,6 +87,7 @@ class Collected:
     dropped: tuple[str, ...]
     lost: Mapping[str, str] = field(default_factory=dict)
     singles: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    receipts: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def collect(link: Link, members: Sequence[Member], task: Task, rules: Rules) -> Collected:
@@ -103,7 +105,7 @@ def collect(link: Link, members: Sequence[Member], task: Task, rules: Rules) -> 
         raise RoundAborted(aborted.reason, aborted.culprits, channel.lost) from aborted
     if table is not None and (set(found.tables) != {task.purpose} or found.tables[task.purpose].size != table.length):
         raise RoundAborted("table")
-    return found
+    return replace(found, receipts=channel.receipts)
 
 
 def _plain(channel: Channel, smallest: int) -> Collected:

@@ -14,6 +14,7 @@ from common.journal import Journal
 from common.messages import Enrol, Task
 from common.models.model import first_weights
 from common.privacy.plan import PrivacyPlan
+from common.receipts import keep_newest, read_receipts
 from common.releases import tables_of
 from common.secagg.roster import Roster
 from server.aggregate import mean_by_block, median_by_block, step_along
@@ -43,6 +44,11 @@ class Settings:
         return Journal(self.folder / "journal.sqlite")
 
     @property
+    def receipts_path(self) -> Path:
+        """The newest receipt of each site's ledger that this server was given."""
+        return self.folder / "receipts.json"
+
+    @property
     def state_path(self) -> Path:
         """Where the state is, from which a killed run resumes."""
         return self.folder / "state" / "server.safetensors"
@@ -67,6 +73,7 @@ def run_federation(link: Link, settings: Settings) -> ServerState:
         task = Task(settings.run, number, "training", state.weights, _normalisation(state))
         try:
             collected = collect(link, members, task, _rules(settings))
+            keep_newest(settings.receipts_path, collected.receipts.values(), settings.roster)
             update = _update(collected, state, settings)
             state = _advance(state, update, number, config)
             facts = _facts(collected, update)
@@ -77,14 +84,16 @@ def run_federation(link: Link, settings: Settings) -> ServerState:
         _keep(settings, state, {**facts, "seconds": time.monotonic() - started})
     for purpose in ("evaluation", "audit"):
         state = _release(link, settings, members, state, purpose)
-    heads = settle(link, members, settings.run)
-    settings.journal.record("ended", config.rounds, {"settled": sorted(heads)})
+    receipts = settle(link, members, settings.run)
+    keep_newest(settings.receipts_path, receipts.values(), settings.roster)
+    settings.journal.record("ended", config.rounds, {"settled": sorted(receipts)})
     return state
 
 
 def _enrol(link: Link, settings: Settings) -> tuple[Member, ...]:
     plan = settings.plan.to_json() if settings.plan is not None else "null"
-    members = enrol(link, Enrol(settings.run, settings.config.model_dump_json(), plan))
+    receipts = [receipt.to_bytes() for receipt in read_receipts(settings.receipts_path)]
+    members = enrol(link, Enrol(settings.run, settings.config.model_dump_json(), plan, receipts))
     held = {member.institution: list(member.modalities) for member in members}
     settings.journal.record("enrolled", 0, {"modalities": held})
     return members
@@ -100,6 +109,7 @@ def _release(
     weights = {} if purpose == "normalisation" else state.final_weights()
     task = Task(settings.run, 0, purpose, weights, {} if purpose == "normalisation" else _normalisation(state))
     collected = collect(link, members, task, _rules(settings))
+    keep_newest(settings.receipts_path, collected.receipts.values(), settings.roster)
     state = state.with_released(purpose, collected.tables[purpose])
     facts = {"sites": list(collected.sites), "lost": dict(collected.lost), "cells": collected.tables[purpose].size}
     settings.journal.record(f"released {purpose}", 0, facts)

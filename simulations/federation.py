@@ -13,10 +13,12 @@ from common.compose import ConfigError, validate
 from common.config import Config
 from common.data.folder import read_spec
 from common.data.schema import Schema, merge_schemas
+from common.receipts import keep_newest, read_receipts
 from common.secagg.identity import Identity, create_identity, load_identity
 from common.secagg.roster import Roster, sign_roster
 from simulations.datasets.heart import write_heart, write_heart_flamby
 
+RECEIPTS = "receipts.json"
 WRITERS: dict[str, Callable[[Path], tuple[Path, ...]]] = {"heart": write_heart, "heart_flamby": write_heart_flamby}
 
 
@@ -92,7 +94,18 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
     roster = _roster(sites, root / "consortium.pem")
     for place in (*(site.roster_path for site in sites), server_folder / "roster.bin"):
         place.write_bytes(roster.to_bytes())
+    keep_newest(server_folder / RECEIPTS, _bodies(root / RECEIPTS), roster)
     return Federation(sites, schema)
+
+
+def keep_receipts(sites: tuple[Site, ...], given: Path) -> None:
+    """Keep what the server was given beside the sites' state folders, where the next run's server finds it."""
+    roster = Roster.from_bytes(sites[0].roster_path.read_bytes())
+    keep_newest(sites[0].state.parent / RECEIPTS, _bodies(given), roster)
+
+
+def _bodies(path: Path) -> list[bytes]:
+    return [receipt.to_bytes() for receipt in read_receipts(path)]
 
 
 def read_sites(path: Path) -> tuple[Site, ...]:

@@ -34,6 +34,11 @@ class RunFolder:
         return Journal(self.path / "journal.sqlite")
 
     @property
+    def receipts_path(self) -> Path:
+        """The newest receipts of the sites' ledgers that the server was given."""
+        return self.path / "receipts.json"
+
+    @property
     def sites_path(self) -> Path:
         """Where the simulated institutions are."""
         return self.path / "state" / "sites.json"

@@ -18,9 +18,10 @@ from common.data.folder import read_site
 from common.messages import Enrol, Settle
 from common.models.model import summed_in_training
 from common.privacy.plan import PrivacyPlan, make_plan
+from common.receipts import read_receipts
 from common.releases import tables_of
 from common.reports.record import RunRecord
-from simulations.federation import prepare, read_sites, write_sites
+from simulations.federation import keep_receipts, prepare, read_sites, write_sites
 from simulations.folder import RunFolder, create_run_folder
 
 Watch = Callable[[RunFolder, Config], AbstractContextManager[None]]
@@ -38,7 +39,9 @@ class Prepared:
     @property
     def request(self) -> Enrol:
         """What every site is asked to agree to."""
-        return Enrol(self.folder.name, self.config.model_dump_json(), self.plan.to_json() if self.plan else "null")
+        receipts = [receipt.to_bytes() for receipt in read_receipts(self.folder.receipts_path)]
+        plan = self.plan.to_json() if self.plan else "null"
+        return Enrol(self.folder.name, self.config.model_dump_json(), plan, receipts)
 
     @property
     def plan_hash(self) -> str:
@@ -103,6 +106,7 @@ def run(prepared: Prepared, watch: Watch, *, pages: bool = True) -> RunRecord:
     if not prepared.folder.journal.events("ended"):
         with watch(prepared.folder, prepared.config):
             ENGINES[prepared.config.engine.kind](prepared)
+    keep_receipts(prepared.sites, prepared.folder.receipts_path)
     seconds = time.monotonic() - started
     write_model(prepared)
     record = assemble_record(prepared, seconds=seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,19 @@ class SiteData:
     def subjects_of(self, split: str) -> np.ndarray:
         """Indices of the subjects of one cohort."""
         return np.flatnonzero(self.split == split)
+
+    def only(self, stays: np.ndarray) -> SiteData:
+        """Keep some subjects, bool [subject], with their rows."""
+        rows = stays[self.row_subject]
+        return replace(
+            self,
+            subjects=tuple(subject for subject, stay in zip(self.subjects, stays, strict=True) if stay),
+            row_subject=(np.cumsum(stays) - 1)[self.row_subject[rows]],
+            split=self.split[stays],
+            values={name: value[rows] for name, value in self.values.items()},
+            labels={name: label[rows] for name, label in self.labels.items()},
+            attributes={name: level[rows] for name, level in self.attributes.items()},
+        )
 
     def rows_of(self, split: str) -> np.ndarray:
         """Indices of the rows of one cohort's subjects."""

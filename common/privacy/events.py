@@ -49,8 +49,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Charge:
-    """An event, whose records it reads (cohort: train, valid or test) and what for (purpose)."""
+    """An event, whose records it reads (cohort: train, valid or test) and what for (purpose).
+
+    Attributes:
+        modalities: what it reads of a record; empty: nobody said, so all of it.
+        blocks: the parts of the model that it moves; empty for a table, or where nobody said.
+    """
 
     cohort: str
     purpose: str
     event: Event
+    modalities: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()

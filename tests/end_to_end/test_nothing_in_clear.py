@@ -10,8 +10,7 @@ import pytest
 from flwr.app import Message
 from safetensors.numpy import load
 
-from client.contribute import site_data
-from client.site import Site
+from client.site import Site, site_data
 from client.site_round import SiteRound
 from common.messages import Plain, Reply, pack
 from common.secagg.identity import load_identity

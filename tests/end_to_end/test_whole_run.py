@@ -74,7 +74,9 @@ def test_every_cohort_pays_for_exactly_what_ran(private_run: Run) -> None:
             line = next(line for line in ledger.spent().runs if line.run == prepared.folder.name)
         assert line.settled
         for cohort in line.cohorts:
-            assert cohort.charged == tuple(charge for charge in plan.charges() if charge.cohort == cohort.cohort)
+            planned = [(charge.purpose, charge.event) for charge in plan.charges() if charge.cohort == cohort.cohort]
+            assert [(charge.purpose, charge.event) for charge in cohort.charged] == planned
+            assert all(charge.modalities == tuple(sorted(site.spec().modalities)) for charge in cohort.charged)
     for cohort_budget in record.sites[0].cohorts:
         events = [charge.event for charge in plan.charges() if charge.cohort == cohort_budget.cohort]
         assert cohort_budget.pld == pytest.approx(pld_epsilon(events, plan.delta))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import BudgetRefused
+from client.ledger_account import BudgetRefused
 from client.ledger_schema import LedgerBroken
 from common.privacy.plan import Charge, Event
 from common.privacy.renyi import _curve

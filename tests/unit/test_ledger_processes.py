@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import BudgetRefused
+from client.ledger_account import BudgetRefused
 from tests.ledger_bench import LedgerBench, charges_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PREPARE = """
 import os, signal, sys, time
 from pathlib import Path
-from client.ledger import BudgetRefused
+from client.ledger_account import BudgetRefused
 from tests.ledger_bench import LedgerBench, charges_of
 
 bench = LedgerBench(Path(sys.argv[1]))
