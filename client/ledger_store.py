@@ -160,7 +160,7 @@ def open_store(location: Path | str, signer: Callable[[bytes], bytes]) -> Store:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
-        raise LedgerBroken(f"{path.name} cannot be written: {error.strerror}; nothing was charged") from error
+        raise LedgerBroken(f"{path.name} cannot be used: {error.strerror}; nothing was charged") from error
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _LOCK_SECONDS, "isolation_level": None})
     event.listen(engine, "connect", _on_connect)
     return _usable(Store(engine, signer, path.name, path), "SELECT count(*) FROM sqlite_master")
@@ -185,7 +185,9 @@ def _usable(store: Store, question: str, *, needed: str = "") -> Store:
             said = connection.exec_driver_sql(question).scalar_one()
     except DBAPIError as error:
         store.close()
-        raise LedgerBroken(f"{store.name} is no ledger: {_words(error)}") from error
+        raise LedgerBroken(
+            f"{store.name} is no ledger or cannot be used: {_words(error)}; nothing was charged"
+        ) from error
     if needed and said != needed:
         store.close()
         raise LedgerBroken(f"{store.name} says {question} is {said}: a charge would not survive a power cut")

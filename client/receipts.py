@@ -64,6 +64,4 @@ def check_receipt(receipt: Receipt, entries: Sequence[Entry]) -> None:
             " restore the newest one, nothing is released before"
         )
     if entries[receipt.entries - 1].digest != receipt.head:
-        raise LedgerBroken(
-            f"entry {receipt.entries - 1} is not the one of a receipt: the ledger's history was changed"
-        )
+        raise LedgerBroken(f"entry {receipt.entries - 1} is not the one of a receipt: the ledger's history was changed")
