@@ -74,6 +74,7 @@ def test_json_round_trip_is_exact(plan: PrivacyPlan) -> None:
         ({"noise_multiplier": True}, "noise_multiplier must be a number > 0"),
         ({"epsilon": "8"}, "epsilon must be a number > 0"),
         ({"rounds": 1.5}, "rounds must be of type int"),
+        ({"rounds": 10**9}, "must be at most 10,000,000"),
         ({"sampling_rate": 1.5}, "sampling_rate must be within"),
         ({"adjacency": "replace one"}, "adjacency must be"),
         ({"sampling": "shuffle"}, "sampling must be"),
