@@ -88,6 +88,27 @@ def test_ten_runs_for_8_by_a_filter_and_7_37_as_a_plan_take_more_noise() -> None
     assert rdp_epsilon([quieter], DELTA) == pytest.approx(8.03, abs=0.02)
 
 
+# Repeat and select, for comparison.
+
+
+def test_picking_the_best_of_about_ten_unseen_runs_would_cost_less_than_releasing_ten() -> None:
+    """Papernot and Steinke 2022, arXiv:2110.03620, theorem 2, number of runs geometric (eta 1) with mean 1 / gamma.
+
+    It needs that nobody sees the runs that were not picked. Here the server sees a sum of every round of every run.
+    """
+    eta, gamma = 1.0, 0.1
+    rhos = renyi([RUN])
+    other, at_other = min(
+        zip(ORDERS, rhos, strict=True), key=lambda at: (1 - 1 / at[0]) * at[1] + math.log(1 / gamma) / at[0]
+    )
+    extra = (1 + eta) * ((1 - 1 / other) * at_other + math.log(1 / gamma) / other)
+    selected = [rho + extra + math.log(1 / gamma) / (order - 1) for order, rho in zip(ORDERS, rhos, strict=True)]
+    figure = renyi_epsilon(selected, DELTA)
+    assert figure == pytest.approx(6.34, abs=0.01)
+    assert renyi_epsilon(rhos, DELTA) == pytest.approx(3.47, abs=0.01)
+    assert renyi_epsilon(renyi([RUN] * RUNS), DELTA) == pytest.approx(10.52, abs=0.01)
+
+
 # Whole institutions as the unit.
 
 
@@ -117,7 +138,15 @@ def test_a_cut_sample_costs_never_less_than_the_whole_one(most: int, figure: flo
 
 
 def test_what_a_cut_sample_costs_depends_on_how_many_subjects_there_really_are() -> None:
+    assert truncated(2200, 96) == pytest.approx(5.98, abs=0.01)
     assert truncated(2200, 96) > truncated(2000, 96) + 1
+
+
+def test_room_for_twice_as_many_as_expected_is_needed_before_nobody_is_ever_cut() -> None:
+    """Cut and whole sampling differ with a chance beta a run, which costs (1 + e^epsilon) beta of delta."""
+    for room, enough in ((112, False), (120, False), (128, True)):
+        beta = STEPS * float(binom.sf(room, 2000, RATE))
+        assert ((1 + math.exp(4.605)) * beta < DELTA / 500) == enough
 
 
 @pytest.mark.parametrize(("noise", "rate", "epsilon"), [(1.0, 0.3, 2.0), (2.0, 0.6, 2.0), (2.0, 0.3, 1.0)])
