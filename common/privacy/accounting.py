@@ -143,7 +143,7 @@ def _split(events: Sequence[Event]) -> tuple[float, tuple[Event, ...], float]:
     """
     unsampled = [event for event in events if event.sampling_rate == 1]
     slack = LATTICE_SLACK * sum(event.count for event in events if event.mechanism == "discrete_gaussian")
-    ratio = math.sqrt(math.fsum(event.count * (1 / event.noise_multiplier) ** 2 for event in unsampled))
+    ratio = math.sqrt(math.fsum(event.count / event.noise_multiplier**2 for event in unsampled))
     return ratio, tuple(event for event in events if event.sampling_rate < 1), slack
 
 

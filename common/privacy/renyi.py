@@ -77,15 +77,11 @@ def filter_order(epsilon: float, delta: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _curve(noise_multiplier: float, sampling_rate: float) -> tuple[float, ...]:
-    precision = _precision(noise_multiplier)
+    inverse = 1 / noise_multiplier
+    precision = inverse * inverse / 2 * (1 + _ULPS)  # 1 / (2 z^2), rounded up; infinite rather than an error
     if sampling_rate == 1:
         return tuple(order * precision for order in ORDERS)
     return tuple(_sampled(precision, sampling_rate, order) / (order - 1) for order in ORDERS)
-
-
-def _precision(noise_multiplier: float) -> float:
-    """1 / (2 z^2), rounded up: with more noise than floats can square it would be 0, and nothing may cost nothing."""
-    return max((1 / noise_multiplier) ** 2 / 2 * (1 + _ULPS), sys.float_info.min)
 
 
 def _sampled(precision: float, sampling_rate: float, order: float) -> float:
