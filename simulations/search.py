@@ -23,6 +23,7 @@ from common.privacy.events import Charge, Event
 from common.privacy.renyi import ORDERS, epsilon_at, renyi
 from simulations.run import Prepared
 
+UNPROTECTED = "Runs without differential privacy were among them: together they promise nothing."
 NOT_A_PLAN = "The search was stopped on its way, perhaps after results were seen: only the filter's figure counts."
 
 
@@ -42,8 +43,8 @@ class SiteCost:
 
     Attributes:
         as_a_plan: PLD epsilon of all runs together, which were fixed before the first began; None: something other
-            than the ledgers ended the search early.
-        by_the_filter: the lifetime epsilon that the ledger's filter needs for these runs alone.
+            than the ledgers ended the search early, or a run had no differential privacy.
+        by_the_filter: the lifetime epsilon that the ledger's filter needs for these runs alone; None: as above.
         spent: of the ledger, with what other runs were charged before.
     """
 
@@ -51,16 +52,17 @@ class SiteCost:
     ledger: str
     delta: float
     as_a_plan: float | None
-    by_the_filter: float
+    by_the_filter: float | None
     spent: float
     lifetime_epsilon: float
 
 
 @dataclass(frozen=True)
 class SearchCost:
-    """What a search cost, by site; `planned` runs were to be made."""
+    """What a search cost, by site; `planned` runs were to be made, `unprotected` had no differential privacy."""
 
     planned: int
+    unprotected: int
     runs: tuple[SearchedRun, ...]
     sites: tuple[SiteCost, ...]
 
@@ -95,11 +97,13 @@ def cost_of_search(
     of each run, and is taken to pay for all of them.
     """
     names = [prepared.folder.name for prepared, _ in finished]
+    unprotected = sum(prepared.plan is None for prepared, _ in finished)
     same_split = len({prepared.config.data for prepared, _ in finished}) == 1
     sites = {site.state: site for prepared, _ in finished for site in prepared.sites if prepared.plan is not None}
     costs, alone = [], dict.fromkeys(names, 0.0)
     for site in sites.values():
         cost, lines = _site_cost(site, names, same_split=same_split)
+        cost = replace(cost, as_a_plan=None, by_the_filter=None) if unprotected else cost
         costs.append(cost if as_planned else replace(cost, as_a_plan=None))
         for line in lines:
             alone[line.run] = max(alone[line.run], _dearest([line], cost.delta, same_split=True))
@@ -107,7 +111,7 @@ def cost_of_search(
         SearchedRun(name, str(prepared.folder.path), choice, alone[name] if prepared.plan is not None else None)
         for name, (prepared, choice) in zip(names, finished, strict=True)
     )
-    return SearchCost(planned, runs, tuple(costs))
+    return SearchCost(planned, unprotected, runs, tuple(costs))
 
 
 def table(cost: SearchCost, folder: str) -> Group:
@@ -122,13 +126,18 @@ def table(cost: SearchCost, folder: str) -> Group:
     for name in ("site", "ε as one plan", "ε by the filter", "ε spent in the ledger", "of", "δ"):
         paid.add_column(name, justify="left" if name == "site" else "right")
     for site in cost.sites:
-        plan = "" if site.as_a_plan is None else f"{site.as_a_plan:.3f}"
-        figures = (f"{site.by_the_filter:.3f}", f"{site.spent:.3f}", f"{site.lifetime_epsilon:g}", f"{site.delta:g}")
-        paid.add_row(site.site, plan, *figures)
+        figures = (_shown(site.as_a_plan), _shown(site.by_the_filter), _shown(site.spent))
+        paid.add_row(site.site, *figures, f"{site.lifetime_epsilon:g}", f"{site.delta:g}")
     lines = [Text("Whoever takes the best of these runs has looked at all of them: it costs what they cost together.")]
-    if any(site.as_a_plan is None for site in cost.sites):
+    if cost.unprotected:
+        lines.append(Text(UNPROTECTED, style="bold red"))
+    elif any(site.as_a_plan is None for site in cost.sites):
         lines.append(Text(NOT_A_PLAN, style="bold red"))
     return Group(runs, *([paid] if cost.sites else []), *lines, Text(f"Written to: {folder}/search.json"))
+
+
+def _shown(epsilon: float | None) -> str:
+    return "none" if epsilon is None else f"{epsilon:.3f}"
 
 
 def _site_cost(site: Site, names: Sequence[str], *, same_split: bool) -> tuple[SiteCost, list[RunLine]]:

@@ -42,8 +42,9 @@ def _search(configs: list[Config], chosen: list[tuple[str, ...]], root: Path, *,
     from simulations.search import cost_of_search, share_ledgers, table  # noqa: PLC0415
 
     folder, configs = share_ledgers(configs, root)
+    states = ", ".join(sorted({str(config.site.state) for config in configs}))
     sys.stderr.write(
-        f"fedmosaic: {len(configs)} runs, charged to the same ledgers ({configs[0].site.state}): they add up, and what"
+        f"fedmosaic: {len(configs)} runs, charged to the ledgers in {states}: there they add up, and what"
         " site.lifetime_epsilon does not hold is refused\n"
     )
     begun: list[tuple[Prepared, tuple[str, ...]]] = []

@@ -55,7 +55,7 @@ def calibrated(mechanism: Mechanism, epsilon: float) -> Event:
 def test_every_run_of_a_search_is_charged_to_the_same_ledgers_and_the_end_says_what_they_cost(tmp_path: Path) -> None:
     code, out, err = search(tmp_path, "privacy.epsilon=2,3")
     assert code == 0, err
-    assert "2 runs, charged to the same ledgers" in err
+    assert "2 runs, charged to the ledgers in" in err
     assert "what they cost together" in out
     found = written(tmp_path)
     together = pld_epsilon([calibrated("gaussian", 2), calibrated("gaussian", 3)], 1e-3)
@@ -108,6 +108,17 @@ def test_a_search_that_something_else_than_the_ledgers_stops_is_no_plan(tmp_path
     assert [cost["as_a_plan"] for cost in found["sites"]] == [None] * 4
     assert all(cost["by_the_filter"] >= 1 for cost in found["sites"])
     assert "only the filter's figure counts" in " ".join(out.split())
+
+
+def test_a_search_with_a_run_without_privacy_promises_nothing(tmp_path: Path) -> None:
+    code, out, err = search(tmp_path, "privacy=none,subject")
+    assert code == 0, err
+    found = written(tmp_path)
+    assert (found["unprotected"], [run["epsilon"] is None for run in found["runs"]]) == (1, [True, False])
+    assert (
+        {cost["as_a_plan"] for cost in found["sites"]} == {cost["by_the_filter"] for cost in found["sites"]} == {None}
+    )
+    assert "together they promise nothing" in " ".join(out.split())
 
 
 def test_runs_that_split_their_subjects_differently_are_paid_for_by_all_cohorts_together(tmp_path: Path) -> None:

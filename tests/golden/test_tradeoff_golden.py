@@ -91,12 +91,12 @@ def test_false_alarms_outside_0_to_1_are_refused_by_name(false_alarms: float) ->
 def test_the_curve_meets_epsilon_and_its_slack_is_paid() -> None:
     (delta,) = pld_deltas(REFERENCE, [pld_epsilon(REFERENCE, 1e-5)])
     assert delta == pytest.approx(1e-5, rel=1e-6)
-    smooth, table = Event("gaussian", 1.0, 1.0, 1000), Event("discrete_gaussian", 1.0, 1.0, 1000)
-    epsilons = np.linspace(0, 30, 61).tolist()
-    slack = 1000 * LATTICE_SLACK
-    for paid, plain in zip(
-        pld_deltas([table], [at + slack for at in epsilons]), pld_deltas([smooth], epsilons), strict=True
-    ):
+    smooth, table = Event("gaussian", 30.0, 1.0, 1000), Event("discrete_gaussian", 30.0, 1.0, 1000)
+    slack, epsilons = 1000 * LATTICE_SLACK, np.linspace(0, 6, 61).tolist()
+    shifted = pld_deltas([table], [at + slack for at in epsilons])
+    for paid, plain in zip(shifted, pld_deltas([smooth], epsilons), strict=True):
         assert plain <= paid <= plain * (1 + 2 * slack) + 1e-15
+    (at_zero,), (at_slack,) = pld_deltas([table], [0.0]), pld_deltas([smooth], [slack])
+    assert at_zero >= 1 - math.exp(-slack) * (1 - at_slack)  # the curve left of 0, where roles are exchanged
     with pytest.raises(ValueError, match="epsilons must be >= 0 and rise"):
         pld_deltas(REFERENCE, [2.0, 1.0])

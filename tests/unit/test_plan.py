@@ -71,6 +71,7 @@ def test_json_round_trip_is_exact(plan: PrivacyPlan) -> None:
         ({"delta": None}, "delta"),
         ({"noise_multiplier": 0.0}, "noise_multiplier must be a number > 0"),
         ({"noise_multiplier": 1e-156}, "noise_multiplier must be at least"),
+        ({"noise_multiplier": 1e10}, "at most 1e[+]09"),
         ({"noise_multiplier": True}, "noise_multiplier must be a number > 0"),
         ({"epsilon": "8"}, "epsilon must be a number > 0"),
         ({"rounds": 1.5}, "rounds must be of type int"),
