@@ -38,7 +38,7 @@ def test_rows_that_are_drawn_and_clipped_one_by_one_cost_a_patient_with_several_
 
 
 def test_group_privacy_alone_would_say_even_more() -> None:
-    """(epsilon, delta) for one row is (2 epsilon, delta (1 + e^epsilon)) for two: Vadhan 2017, lemma 2.2."""
+    """(epsilon, delta) for one row is (2 epsilon, delta (1 + e^epsilon)) for two: Vadhan 2017, section 2."""
     curve = from_gaussian_mechanism(1.0, sampling_prob=RATE, value_discretization_interval=COARSE).self_compose(STEPS)
     epsilons = np.arange(1.0, 10.0, 0.001)
     kept = epsilons[curve.get_delta_for_epsilon(epsilons) * (1 + np.exp(epsilons)) <= DELTA]
