@@ -73,7 +73,8 @@ def traffic_of(sites: Sequence[Site], run: str) -> tuple[Traffic, ...]:
 
 
 def _cohort(line: CohortLine, delta: float, sensitivities: Mapping[str, float]) -> CohortBudget:
-    pld, prv, rdp, replaced = _figures(tuple(charge.event for charge in line.charged if charge.event.count), delta)
+    # Of all that was planned: PLD holds for a plan wherever it stops, not for the part at which somebody stopped it.
+    pld, prv, rdp, replaced = _figures(tuple(charge.event for charge in line.reserved), delta)
     charges = tuple(
         _charge(reserved, charged, sensitivities) for reserved, charged in zip(line.reserved, line.charged, strict=True)
     )

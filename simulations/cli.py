@@ -45,7 +45,9 @@ def simulate(  # noqa: PLR0913  (each is an option of the command)
         bool, typer.Option("--json", help="Print one JSON object a run; progress goes to stderr.")
     ] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with a run that was stopped: its folder.")] = None,
-    multirun: Annotated[bool, typer.Option("--multirun", help="One run for every combination: seed=0,1,2.")] = False,
+    multirun: Annotated[
+        bool, typer.Option("--multirun", help="One run for every combination (seed=0,1,2), all on the same ledgers.")
+    ] = False,
     explain: Annotated[str | None, typer.Option(help="Say what a configuration key means, and stop.")] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.compose import ConfigError, compose, explain, sweep
+
+if TYPE_CHECKING:
+    from common.config import Config
 
 
 def explain_key(key: str) -> str:
@@ -22,8 +27,44 @@ def start_runs(overrides: list[str], root: Path, *, as_json: bool, multirun: boo
     _quiet()
     from simulations.run import begin  # noqa: PLC0415  (torch: only once the configuration is right)
 
-    for config in configs:
-        _finish(begin(config, root), as_json=as_json)
+    if len(configs) == 1:
+        _finish(begin(configs[0], root), as_json=as_json)
+    else:
+        _search(configs, chosen, root, as_json=as_json)
+
+
+def _search(configs: list[Config], chosen: list[tuple[str, ...]], root: Path, *, as_json: bool) -> None:
+    """Make every run of a sweep on the same ledgers, and say what they cost together, however it ends."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from client.policy import Refused  # noqa: PLC0415
+    from simulations.run import Prepared, begin  # noqa: PLC0415
+    from simulations.search import cost_of_search, share_ledgers, table  # noqa: PLC0415
+
+    folder, configs = share_ledgers(configs, root)
+    states = ", ".join(sorted({str(config.site.state) for config in configs}))
+    sys.stderr.write(
+        f"fedmosaic: {len(configs)} runs, charged to the ledgers in {states}: there they add up, and what"
+        " site.lifetime_epsilon does not hold is refused\n"
+    )
+    begun: list[tuple[Prepared, tuple[str, ...]]] = []
+    as_planned = False  # whoever stops a search early may have seen something; a refusal comes from the ledgers alone
+    try:
+        for config, choice in zip(configs, chosen, strict=True):
+            begun.append((begin(config, root), choice))
+            _finish(begun[-1][0], as_json=as_json)
+        as_planned = True
+    except Refused:
+        as_planned = True
+        raise
+    finally:
+        if begun:
+            cost = cost_of_search(begun, planned=len(configs), as_planned=as_planned)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "search.json").write_text(cost.to_json())
+            Console(stderr=as_json).print(table(cost, _shown(folder)))
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def resume_run(path: Path, overrides: list[str], *, as_json: bool) -> None:

@@ -14,21 +14,27 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from common.privacy.events import LATTICE_SLACK, Event
-from common.privacy.gaussian import gaussian_epsilon
+from common.privacy.gaussian import gaussian_delta, gaussian_epsilon
 from common.privacy.opacus_parts import load_prv_accountant
 from common.privacy.renyi import ORDERS, renyi, renyi_epsilon
 
+if TYPE_CHECKING:
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+
 FINE, COARSE = 2e-4, 1e-3
 _PRV_ERROR = 0.01
+_HOPELESS, _MOST_POINTS, _TINY_DELTA = 1e3, 100_000, 1e-9
+_ADJACENT, _REPLACED = "ADD_OR_REMOVE_ONE", "REPLACE_ONE"
 
 
 def pld_epsilon(events: Iterable[Event], delta: float, *, interval: float = FINE) -> float:
     """Give epsilon at `delta` by privacy loss distributions; neighbours: add or remove one subject.
 
     Unsampled Gaussians compose to one Gaussian, whose exact curve is used. dp_accounting discretises the sampled
-    ones every `interval`.
+    ones every `interval`. What Renyi puts beyond 1,000 protects nobody and is not worth the time: then it is Renyi's.
 
     Guarantees:
         pessimistic: never below the true epsilon of the composition ("connect the dots" rounds upwards).
@@ -42,7 +48,9 @@ def pld_epsilon(events: Iterable[Event], delta: float, *, interval: float = FINE
     unsampled, sampled, slack = _split(merged)
     if not sampled:
         return gaussian_epsilon(unsampled, delta) + slack
-    return _sampled_pld(unsampled, sampled, delta, (interval, "ADD_OR_REMOVE_ONE")) + slack
+    if (epsilon := renyi_epsilon(renyi(merged), delta)) > _HOPELESS:
+        return epsilon
+    return _sampled_pld(unsampled, sampled, delta, (interval, _ADJACENT)) + slack
 
 
 def replace_one_epsilon(events: Iterable[Event], delta: float, *, interval: float = FINE) -> float:
@@ -57,7 +65,30 @@ def replace_one_epsilon(events: Iterable[Event], delta: float, *, interval: floa
     unsampled, sampled, slack = _split(_merge(events))
     if not sampled:
         return gaussian_epsilon(2 * unsampled, delta) + slack
-    return _sampled_pld(2 * unsampled, sampled, delta, (interval, "REPLACE_ONE")) + slack
+    return _sampled_pld(2 * unsampled, sampled, delta, (interval, _REPLACED)) + slack
+
+
+def pld_deltas(events: Iterable[Event], epsilons: Sequence[float]) -> tuple[float, ...]:
+    """Give delta at each of `epsilons`, all >= 0: the composition's privacy curve, in its worse direction.
+
+    Raises:
+        ValueError: an epsilon is below 0, or they do not rise.
+    """
+    if list(epsilons) != sorted(epsilons) or not all(epsilon >= 0 for epsilon in epsilons):
+        raise ValueError(f"epsilons must be >= 0 and rise, got {epsilons}")
+    unsampled, sampled, slack = _split(_merge(events))
+    inside = [max(0.0, epsilon - slack) for epsilon in epsilons]
+    if not sampled:
+        found = [gaussian_delta(unsampled, epsilon) for epsilon in inside]
+    elif _spread(unsampled, sampled) > _HOPELESS:
+        found = [1.0] * len(inside)
+    else:
+        found = list(_composed(unsampled, sampled, FINE, _ADJACENT).get_delta_for_epsilon(inside))
+    # The curve's slope is nowhere below -1, so that below the slack it cannot rise by more than what is left of it.
+    return tuple(
+        min(1.0, math.exp(slack) * max(0.0, float(delta)) + max(0.0, slack - epsilon))
+        for delta, epsilon in zip(found, epsilons, strict=True)
+    )
 
 
 def prv_epsilon(events: Iterable[Event], delta: float) -> float:
@@ -118,10 +149,18 @@ def _split(events: Sequence[Event]) -> tuple[float, tuple[Event, ...], float]:
 
 @lru_cache(maxsize=256)
 def _sampled_pld(unsampled: float, sampled: tuple[Event, ...], delta: float, how: tuple[float, str]) -> float:
+    return float(_composed(unsampled, sampled, *how).get_epsilon_for_delta(delta))
+
+
+def _composed(unsampled: float, sampled: tuple[Event, ...], interval: float, relation: str) -> PrivacyLossDistribution:
+    """The privacy loss distribution of all events together, in both directions.
+
+    Where the loss is far beyond what protects anybody its grid is coarser, so that no plan takes gigabytes to read.
+    """
     from dp_accounting import NeighboringRelation  # noqa: PLC0415  (two seconds: only where a plan samples)
     from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism, identity  # noqa: PLC0415
 
-    interval, relation = how
+    interval = max(interval, _spread(unsampled, sampled) / _MOST_POINTS)
     total = identity(value_discretization_interval=interval)
     if unsampled:
         # The sensitivity was doubled already where neighbours replace: one Gaussian, whatever the relation is called.
@@ -134,7 +173,13 @@ def _sampled_pld(unsampled: float, sampled: tuple[Event, ...], delta: float, how
             neighboring_relation=NeighboringRelation[relation],
         )
         total = total.compose(single.self_compose(event.count))
-    return float(total.get_epsilon_for_delta(delta))
+    return total
+
+
+def _spread(unsampled: float, sampled: tuple[Event, ...]) -> float:
+    """How large losses get: epsilon at a delta that nobody asks for."""
+    rhos = [rho + order * unsampled**2 / 2 for order, rho in zip(ORDERS, renyi(sampled), strict=True)]
+    return renyi_epsilon(rhos, _TINY_DELTA)
 
 
 @lru_cache(maxsize=256)
@@ -180,6 +225,7 @@ __all__ = [
     "COARSE",
     "FINE",
     "ORDERS",
+    "pld_deltas",
     "pld_epsilon",
     "prv_epsilon",
     "rdp_epsilon",

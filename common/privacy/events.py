@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,8 @@ Mechanism = Literal["gaussian", "discrete_gaussian"]
 MECHANISMS: tuple[Mechanism, ...] = ("gaussian", "discrete_gaussian")
 SMALLEST_MULTIPLIER = 1e-3
 """Less noise than this protects nobody, and its cost leaves the range in which floats can be relied on."""
+LARGEST_MULTIPLIER = 1e9
+"""More noise than this drowns everything, and floats cannot square it for ever."""
 LATTICE_SLACK = 1e-7
 """What a discrete_gaussian event may cost beyond the continuous Gaussian: derived in lattice.share_std, with room."""
 
@@ -36,8 +37,8 @@ class Event:
         """
         if self.mechanism not in MECHANISMS:
             raise ValueError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {self.mechanism}")
-        if not SMALLEST_MULTIPLIER <= self.noise_multiplier < math.inf:
-            allowed = f"at least {SMALLEST_MULTIPLIER:g} and finite"
+        if not SMALLEST_MULTIPLIER <= self.noise_multiplier <= LARGEST_MULTIPLIER:
+            allowed = f"at least {SMALLEST_MULTIPLIER:g} and at most {LARGEST_MULTIPLIER:g}"
             raise ValueError(f"noise_multiplier must be {allowed}, got {self.noise_multiplier}")
         if not 0 < self.sampling_rate <= 1:
             raise ValueError(f"sampling_rate must be in (0, 1], got {self.sampling_rate}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from common.config import PrivacyConfig
 
 TRAINING, TRAINING_COHORT = "training", "train"
-CLIP_NORMS, SMALLEST_RATE = (1e-6, 1e6), 1e-6
+CLIP_NORMS, SMALLEST_RATE, MOST_STEPS = (1e-6, 1e6), 1e-6, 10_000_000
 UNIT: Literal["subject"] = "subject"
 ADJACENCY: Literal["zero-out (add or remove)"] = "zero-out (add or remove)"
 SAMPLING: Literal["poisson"] = "poisson"
@@ -45,6 +45,8 @@ class CountRelease:
         """
         _check_types(self, {"purpose": str, "cohort": str, "times": int})
         _check_positive(self, ("l2_sensitivity", "noise_multiplier", "times"))
+        if self.times > MOST_STEPS:
+            raise ValueError(f"times must be at most {MOST_STEPS:,}, got {self.times}")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class PrivacyPlan:
         _check_types(self, {"steps_per_round": int, "rounds": int})
         _check_positive(self, ("epsilon", "delta", "clip_norm", "noise_multiplier", "sampling_rate", "divisor"))
         _check_positive(self, ("steps_per_round", "rounds"))
+        if self.rounds * self.steps_per_round > MOST_STEPS:  # more take minutes to account for
+            raise ValueError(f"rounds * steps_per_round must be at most {MOST_STEPS:,}, got {self.rounds} rounds")
         if self.delta > 1:
             raise ValueError(f"delta must be at most 1, got {self.delta}")
         # Within these, dividing and comparing in floating point means what it says; outside, a step may round to 0.

@@ -1,4 +1,4 @@
-"""The threat model says for each sentence which test would fail; those tests exist, and no row is without one."""
+"""The pages say for each claim which test would fail; those tests exist, and no row is without one."""
 
 from __future__ import annotations
 
@@ -35,6 +35,27 @@ def test_every_sentence_of_the_threat_model_has_its_test() -> None:
     rows = [line for line in promised.splitlines() if line.startswith("| ") and not line.startswith("| sentence")]
     assert len(rows) > 30
     assert [row for row in rows if not CITED.search(row)] == []
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """By section, the rows of its tables of claims."""
+    found = {}
+    for part in text.split("\n## ")[1:]:
+        title, _, body = part.partition("\n")
+        claims = body.partition("| claim | test |\n|---|---|\n")[2]
+        found[title] = [line for line in claims.splitlines() if line.startswith("| ")]
+    return found
+
+
+def test_every_claim_of_the_accounting_page_has_its_test_and_every_section_a_claim() -> None:
+    found = sections(page("accounting.md"))
+    assert [title for title, rows in found.items() if not rows] == ["What is not covered"]
+    assert [row for rows in found.values() for row in rows if not CITED.search(row)] == []
+
+
+def test_a_claim_without_a_test_is_found() -> None:
+    text = "# Page\n## One\nProse.\n\n| claim | test |\n|---|---|\n| It holds. | |\n\n## Two\nNo table.\n"
+    assert sections(text) == {"One": ["| It holds. | |"], "Two": []}
 
 
 def test_a_test_that_does_not_exist_is_found() -> None:

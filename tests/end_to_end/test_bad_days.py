@@ -45,6 +45,9 @@ def test_a_site_that_drops_out_does_not_end_the_run(tmp_path: Path) -> None:
     assert record.rounds[1].sites == ("site-0", "site-2", "site-3")
     assert _releases(prepared)["site-1"] == [(1, 1), (3, 1), (0, 1)]
     assert _releases(prepared)["site-0"] == [(1, 1), (2, 1), (3, 1), (0, 1)]
+    stayed, dropped = (next(part for part in site.cohorts if part.cohort == "train") for site in record.sites[:2])
+    assert (stayed.charges[0].ran, dropped.charges[0].ran, dropped.charges[0].planned) == (3, 2, 3)
+    assert dropped.pld == stayed.pld  # PLD is of the plan, whatever of it ran
 
 
 def test_a_round_with_too_few_sites_is_aborted_and_the_next_goes_on(tmp_path: Path) -> None:
