@@ -12,7 +12,7 @@ from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism, from_mixture_gaussian_mechanism
 from scipy.stats import binom, norm
 
-from client.ledger import BudgetRefused
+from client.ledger_account import BudgetRefused
 from common.privacy.accounting import pld_epsilon, prv_epsilon, rdp_epsilon
 from common.privacy.calibrate import Budget, calibrate_noise
 from common.privacy.events import Charge, Event
