@@ -159,6 +159,7 @@ def local_training(work: Work) -> LocalTraining:
         round=work.task.round,
         plan=work.agreement.plan,
         rows=work.rows_at_once(),
+        engine=config.privacy.engine,
     )
 
 

@@ -1,8 +1,9 @@
 """The sum of clipped per-subject gradients: the one place where a subject's influence is bounded.
 
-Per-row gradients come from Opacus' hooks. Everything that Opacus leaves to the caller, and gets silently wrong when the
-caller does not know, is done or refused here: rows belong to subjects; a model with a parameter that no exact rule
-covers is refused; a layer that saw fewer rows than the batch has, or none at all, is an error and never a wrong norm.
+Two engines behind one call: `bookkeeping` is ours (common/bookkeeping); `opacus`, per-row gradients from Opacus' hooks,
+is the reference and the fallback. Everything that Opacus leaves to the caller, and gets silently wrong when the caller
+does not know, is done or refused here: rows belong to subjects; a model with a parameter that no exact rule covers is
+refused; with Opacus, a layer that saw fewer rows than the batch has, or none, is an error and never a wrong norm.
 """
 
 from __future__ import annotations
@@ -11,70 +12,55 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from common.bookkeeping import engine
+from common.bookkeeping.engine import ClippedSum
+from common.bookkeeping.rows import RowIndex
+from common.bookkeeping.rules import refuse_uncovered
 from common.data.batch import NOBODY, Batch, parts_of, take
 from common.models.loss import per_example_loss
 from common.privacy.opacus_parts import load_opacus_package
 
 # Layers whose rule in Opacus is exact for any shape that we call them with. Anything else falls back to functorch,
 # which drops keyword arguments and takes whole sub-trees: we refuse instead.
-COVERED = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d)
+_COVERED_BY_OPACUS = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d)
 _ROW_GRADIENTS_IN_MEMORY = 1 << 25  # numbers: 128 MiB as float32, twice that again while they are clipped
+Engine = Literal["bookkeeping", "opacus"]
 _FEWEST_ROWS, _MOST_ROWS = 16, 128
-
-
-@dataclass(frozen=True)
-class ClippedSum:
-    """A sum over subjects of gradients clipped to `clip_norm`: clipped, not yet noised. It must not leave.
-
-    Attributes:
-        gradients: by parameter, float64, of the parameter's shape.
-        num_nonfinite: subjects whose gradient was not finite and who contributed zero; private as well.
-    """
-
-    gradients: dict[str, Tensor]
-    num_nonfinite: int
 
 
 @dataclass(frozen=True)
 class Clipping:
     """What a subject's gradient is of, how far it may reach, and how many rows go through the model together.
 
-    `rows` of 0 is as many as `part_rows` gives.
+    `rows` of 0 is as many as `part_rows` gives; `engine` is the configuration's privacy.engine.
     """
 
     task: str
     auxiliary_weight: float
     clip_norm: float
     rows: int = 0
+    engine: Engine = "bookkeeping"
 
 
 @contextmanager
 def per_row_gradients(model: nn.Module) -> Iterator[nn.Module]:
-    """Attach the hooks that compute per-row gradients, and take all traces of them off again.
+    """Make a model ready for per-row gradients, and leave it as it was.
 
     Raises:
         ValueError: a trainable parameter of the model is covered by no exact rule.
     """
     refuse_uncovered(model)
-    load_opacus_package()
-    from opacus.grad_sample.grad_sample_module import GradSampleHooks  # noqa: PLC0415  (only where DP trains)
-
     training = model.training
     model.train()
-    hooks = GradSampleHooks(model, loss_reduction="sum", strict=True)
     try:
         yield model
     finally:
-        hooks.cleanup()
-        for module in model.modules():
-            for trace in ("activations", "max_batch_len"):
-                module.__dict__.pop(trace, None)
-        for parameter in model.parameters():
-            parameter.grad = None
         model.train(training)
 
 
@@ -85,9 +71,9 @@ def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSu
     all parameters. How many rows a subject has thus never buys influence.
 
     Args:
-        model: the model, with its hooks on.
+        model: the model.
         batch: all rows of every subject that was drawn.
-        clipping: task, auxiliary weight and clip norm.
+        clipping: task, auxiliary weight, clip norm and engine.
 
     Guarantees:
         bounded: adding or removing one subject, with all its rows, moves the sum by at most clip_norm in L2 norm. Rows
@@ -102,18 +88,14 @@ def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSu
     if not 0 < clipping.clip_norm < float("inf"):
         raise ValueError(f"clip_norm must be > 0 and finite, got {clipping.clip_norm}")
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    size = sum(parameter.numel() for parameter in trainable.values())
-    total, nonfinite = torch.zeros(size, dtype=torch.float64), 0
-    for means in _mean_gradients(model, batch, clipping, rows=clipping.rows or part_rows(size)):
-        norm = torch.linalg.vector_norm(means, dim=1)
-        finite = torch.isfinite(norm)
-        if not bool(finite.all()):
-            means = torch.where(finite.unsqueeze(1), means, 0.0)  # noqa: PLW2901  (0 * inf would be NaN)
-        total += torch.where(finite, (clipping.clip_norm / norm).clamp(max=1.0), 0.0) @ means
-        nonfinite += int((~finite).sum())
-    lengths = [parameter.numel() for parameter in trainable.values()]
-    parts = zip(trainable.items(), torch.split(total, lengths), strict=True)
-    return ClippedSum({name: part.view_as(parameter) for (name, parameter), part in parts}, nonfinite)
+    rows = clipping.rows or part_rows(sum(parameter.numel() for parameter in trainable.values()))
+    total = {name: torch.zeros(parameter.shape, dtype=torch.float64) for name, parameter in trainable.items()}
+    nonfinite = 0
+    for found in _SUMS[clipping.engine](model, batch, clipping, rows):
+        for name, part in found.gradients.items():
+            total[name] += part
+        nonfinite += found.num_nonfinite
+    return ClippedSum(total, nonfinite)
 
 
 def part_rows(num_coordinates: int) -> int:
@@ -125,30 +107,100 @@ def part_rows(num_coordinates: int) -> int:
     return min(max(1 << max(limit, 1).bit_length() - 1, _FEWEST_ROWS), _MOST_ROWS)
 
 
-def refuse_uncovered(model: nn.Module) -> None:
-    """Check that per-row gradients will be exact.
-
-    Raises:
-        ValueError: a module with trainable parameters of its own is not of a covered type, or mixes rows.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(f"{name or 'the model'} is a {type(module).__name__}, which mixes the rows of a batch")
-        bare = [key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
-        if bare and type(module) not in COVERED:
-            problem = f"parameter {bare[0]!r} of {name or 'the model'} ({type(module).__name__})"
-            raise ValueError(
-                f"{problem} has no exact per-row gradient: use one of {[kind.__name__ for kind in COVERED]}"
-            )
-
-
 def row_gradients(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
     """Per-row gradients of the summed loss: float32 [row, coordinate], all trainable parameters side by side."""
+    if clipping.engine == "opacus":
+        with _hooks(model):
+            return _hooked_gradients(model, batch, clipping)
+    alone = RowIndex(torch.arange(len(batch)))
+    return engine.row_gradients(model, lambda: _losses(model, batch, clipping), alone)
+
+
+def _losses(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
+    return per_example_loss(model(batch), batch.labels[clipping.task], auxiliary_weight=clipping.auxiliary_weight)
+
+
+def _booked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int) -> Iterator[ClippedSum]:
+    """Clipped sums of parts in which every subject is whole, and of each subject that is larger than a part."""
+    for whose in _whole_subjects(batch.subjects, rows):
+        parts = list(parts_of(take(batch, whose), rows))
+        norm = clipping.clip_norm if len(parts) == 1 else float("inf")
+        sums = [
+            engine.part_sum(model, partial(_losses, model, part, clipping), RowIndex(part.subjects), clip_norm=norm)
+            for part in parts
+        ]
+        yield sums[0] if len(parts) == 1 else _clipped_mean(sums, parts, clipping.clip_norm)
+
+
+def _whole_subjects(subjects: Tensor, rows: int) -> Iterator[Tensor]:
+    """Give the rows of as many subjects as fit into a part together, or of one that does not fit into any."""
+    counts = torch.unique(subjects, return_counts=True)[1].tolist()
+    waiting: list[Tensor] = []
+    for own in torch.split(torch.argsort(subjects, stable=True), counts):
+        if waiting and sum(map(len, waiting)) + len(own) > rows:
+            yield torch.cat(waiting)
+            waiting = []
+        waiting.append(own)
+    if waiting:
+        yield torch.cat(waiting)
+
+
+def _clipped_mean(sums: list[ClippedSum], parts: list[Batch], clip_norm: float) -> ClippedSum:
+    """Clip one subject's gradient that was computed in several parts, each the mean over the part's rows."""
+    counts = [int((part.subjects != NOBODY).sum()) for part in parts]
+    mean = {
+        name: torch.stack([part.gradients[name] * count for part, count in zip(sums, counts, strict=True)]).sum(dim=0)
+        / sum(counts)
+        for name in sums[0].gradients
+    }
+    norm = torch.linalg.vector_norm(torch.cat([part.ravel() for part in mean.values()]))
+    if any(part.num_nonfinite for part in sums) or not bool(torch.isfinite(norm)):
+        return ClippedSum({name: torch.zeros_like(part) for name, part in mean.items()}, 1)
+    factor = float((clip_norm / norm).clamp(max=1.0))
+    return ClippedSum({name: factor * part for name, part in mean.items()}, 0)
+
+
+@contextmanager
+def _hooks(model: nn.Module) -> Iterator[None]:
+    """Attach Opacus' hooks, and take all traces of them off again."""
+    for name, module in model.named_modules():
+        trainable = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        if trainable and type(module) not in _COVERED_BY_OPACUS:
+            raise ValueError(f"{name or 'the model'} ({type(module).__name__}): Opacus has no exact per-row gradient")
+    load_opacus_package()
+    from opacus.grad_sample.grad_sample_module import GradSampleHooks  # noqa: PLC0415  (only where DP trains)
+
+    hooks = GradSampleHooks(model, loss_reduction="sum", strict=True)
+    try:
+        yield
+    finally:
+        hooks.cleanup()
+        for module in model.modules():
+            for trace in ("activations", "max_batch_len"):
+                module.__dict__.pop(trace, None)
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+def _hooked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int) -> Iterator[ClippedSum]:
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with _hooks(model):
+        for means in _mean_gradients(model, batch, clipping, rows=rows):
+            norm = torch.linalg.vector_norm(means, dim=1)
+            finite = torch.isfinite(norm)
+            if not bool(finite.all()):
+                means = torch.where(finite.unsqueeze(1), means, 0.0)  # noqa: PLW2901  (0 * inf would be NaN)
+            total = torch.where(finite, (clipping.clip_norm / norm).clamp(max=1.0), 0.0) @ means
+            parts = torch.split(total, [parameter.numel() for parameter in trainable.values()])
+            sums = {name: part.view_as(trainable[name]) for name, part in zip(trainable, parts, strict=True)}
+            yield ClippedSum(sums, int((~finite).sum()))
+
+
+def _hooked_gradients(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
     with warnings.catch_warnings():
         # The hooks of a first layer fire without gradients of its input; Opacus needs none.
         warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-        loss = per_example_loss(model(batch), batch.labels[clipping.task], auxiliary_weight=clipping.auxiliary_weight)
-        torch.autograd.backward(loss.sum())
+        torch.autograd.backward(_losses(model, batch, clipping).sum())
     found = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -174,7 +226,7 @@ def _mean_gradients(model: nn.Module, batch: Batch, clipping: Clipping, *, rows:
     carried: Tensor | None = None
     seen = 0
     for part in parts_of(batch, rows):
-        gradients = row_gradients(model, part, clipping).double()
+        gradients = _hooked_gradients(model, part, clipping).double()
         seen += len(part)
         subjects, place = torch.unique_consecutive(part.subjects, return_inverse=True)
         total = torch.zeros(len(subjects), gradients.shape[1], dtype=torch.float64)
@@ -185,3 +237,6 @@ def _mean_gradients(model: nn.Module, batch: Batch, clipping: Clipping, *, rows:
         carried = total[-1].clone() if open_ended else None
         whole = [subject for subject in subjects.tolist() if subject != NOBODY][: -1 if open_ended else None]
         yield total[: len(whole)] / torch.tensor([counts[subject] for subject in whole]).unsqueeze(1)
+
+
+_SUMS = {"bookkeeping": _booked_sums, "opacus": _hooked_sums}

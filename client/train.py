@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from client.dp import Clipping, clipped_sum, per_row_gradients
+from client.dp import Clipping, Engine, clipped_sum, per_row_gradients
 from common.blocks import blocks_of, flatten
 from common.data.batch import Batch, take
 from common.models.loss import per_example_loss
@@ -28,6 +28,7 @@ class LocalTraining:
         batch_subjects: subjects of a step where there is no plan.
         seed, site, round: name the experiment's random stream of this round.
         rows: rows that go through the model together under a plan; 0: as many as fit.
+        engine: what computes per-subject gradients under a plan.
         plan: sampling, clipping, noise and divisor of every step; None: no privacy.
     """
 
@@ -44,6 +45,7 @@ class LocalTraining:
     round: int
     plan: PrivacyPlan | None
     rows: int = 0
+    engine: Engine = "bookkeeping"
 
 
 def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:
@@ -113,7 +115,7 @@ def clipping_of(training: LocalTraining) -> Clipping:
     """What a subject's gradient is of in a private round, and how far it may reach."""
     if training.plan is None:
         raise ValueError("clipping needs a plan")
-    return Clipping(training.task, training.auxiliary_weight, training.plan.clip_norm, training.rows)
+    return Clipping(training.task, training.auxiliary_weight, training.plan.clip_norm, training.rows, training.engine)
 
 
 def draw_sample(batch: Batch, training: LocalTraining, noise: NoiseSource, step: int) -> Batch:

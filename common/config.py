@@ -78,7 +78,9 @@ class PrivacyConfig(Section):
         description="subject: DP per subject at every site; distributed: the sites share the training noise out, which"
         " is less noise and holds only while few of them collude; none: no DP at all."
     )
-    engine: Literal["opacus"] = Field("opacus", description="How per-subject gradients are computed.")
+    engine: Literal["bookkeeping", "opacus"] = Field(
+        "bookkeeping", description="How per-subject gradients are computed; opacus: the reference, slower."
+    )
     epsilon: Positive = Field(
         8.0, description="Budget of one run for the subject who pays most, all releases together."
     )

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.dp import Clipping, clipped_sum, part_rows, per_row_gradients
+from client.dp import Clipping, Engine, clipped_sum, part_rows, per_row_gradients
 from common.data.batch import NOBODY, Batch, hide, parts_of, take
 from common.models.outputs import Outputs
 from tests.example_models import SCHEMA, TASK, Recipe, model_of, ragged_batch
 from tests.reference_gradients import clipped_vector, one_subject, without
 
 CLIPPING = Clipping(TASK, 0.3, 0.5)
+ENGINES: tuple[Engine, ...] = ("bookkeeping", "opacus")
 
 
 def test_an_empty_draw_gives_zeros_of_every_parameters_shape() -> None:
@@ -70,16 +71,17 @@ def test_a_clip_norm_that_bounds_nothing_is_refused(clip_norm: float) -> None:
         clipped_sum(model, ragged_batch((1,)), replace(CLIPPING, clip_norm=clip_norm))
 
 
-def test_the_hooks_leave_no_trace() -> None:
-    model, batch = model_of(Recipe()), ragged_batch((2, 1))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_hooks_leave_no_trace(engine: Engine) -> None:
+    model, batch, clipping = model_of(Recipe()), ragged_batch((2, 1)), replace(CLIPPING, engine=engine)
     model.eval()
     modules = {name: set(vars(module)) for name, module in model.named_modules()}
-    clipped_vector(model, batch, CLIPPING)
+    clipped_vector(model, batch, clipping)
     assert {name: set(vars(module)) for name, module in model.named_modules()} == modules
     assert all(not vars(parameter) and parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
     assert not model.training
-    assert clipped_vector(model, batch, CLIPPING).any(), "and they can be put on again"
+    assert clipped_vector(model, batch, clipping).any(), "and they can be put on again"
 
 
 def test_hooks_come_off_when_a_step_fails() -> None:
@@ -183,11 +185,28 @@ def test_a_model_without_exact_per_row_gradients_is_refused(inner: nn.Module) ->
         pytest.fail("the hooks must not go on")
 
 
-@pytest.mark.parametrize("inner", [FirstRowsOnly(FEATURES), SkipsOne(FEATURES)], ids=["sub-batch", "skipped"])
-def test_a_layer_that_did_not_see_every_row_is_an_error(inner: nn.Module) -> None:
-    model = Wrapped(inner)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_layer_whose_rows_could_be_anybodys_is_an_error(engine: Engine) -> None:
+    model = Wrapped(FirstRowsOnly(FEATURES))
     with per_row_gradients(model), pytest.raises(ValueError, match=r"per-row gradients of 128 rows were expected"):
-        clipped_sum(model, ragged_batch((3, 2)), CLIPPING)
+        clipped_sum(model, ragged_batch((3, 2)), replace(CLIPPING, engine=engine))
+
+
+def test_a_layer_that_no_row_goes_through_gets_zeros_and_is_an_error_with_opacus() -> None:
+    model = Wrapped(SkipsOne(FEATURES))
+    with per_row_gradients(model):
+        found = clipped_sum(model, ragged_batch((3, 2)), CLIPPING).gradients
+    assert found["inner.used.weight"].any()
+    assert not found["inner.skipped.weight"].any()
+    with per_row_gradients(model), pytest.raises(ValueError, match=r"per-row gradients of 128 rows were expected"):
+        clipped_sum(model, ragged_batch((3, 2)), replace(CLIPPING, engine="opacus"))
+
+
+@pytest.mark.parametrize("rows", [(1, 2, 1, 3), (300, 1, 2)])
+def test_both_engines_find_the_same_sum(rows: tuple[int, ...]) -> None:
+    model, batch = model_of(Recipe()), ragged_batch(rows)
+    found = [clipped_vector(model, batch, replace(CLIPPING, engine=engine)) for engine in ENGINES]
+    assert torch.allclose(found[0], found[1], atol=1e-6)
 
 
 def test_a_layer_that_is_called_twice_is_clipped_as_one() -> None:

@@ -1,0 +1,154 @@
+"""A rule per layer: from what went in and the gradient of what came out to one weight gradient an element of a call.
+
+Every rule's numbers for one element depend on that element and on the call's shape only. An exact type is asked for,
+since a subclass may compute anything. nn.MultiheadAttention has no rule, and neither has anything that mixes elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Gradients = dict[str, Tensor]
+
+
+class Tokens(nn.Module):
+    """Learnt tokens [token, width], the same for every row: the place for what would be a bare parameter."""
+
+    def __init__(self, *shape: int) -> None:
+        """Start at zero."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, rows: int) -> Tensor:
+        """Give every row the tokens: [row, token, width]."""
+        return self.weight.expand(rows, *self.weight.shape)
+
+
+def is_free(module: nn.Module, seen: Tensor) -> bool:
+    """Whether an element's weight gradient is an outer product of two vectors: a linear map of one token."""
+    return isinstance(module, nn.Linear) and seen.shape[1:-1].numel() == 1
+
+
+def element_gradients(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
+    """Give the gradients of each element of one call, by the parameter's name in the module: [element, *parameter].
+
+    Args:
+        module: a layer with a rule.
+        seen: its input, of the call's fixed shape.
+        above: the gradient of its output.
+    """
+    exact = torch.float64 if above.dtype == torch.float64 else torch.float32
+    if seen.is_floating_point():
+        seen = seen.to(exact)
+    return RULES[type(module)](module, seen, above.to(exact))
+
+
+def _linear(_module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
+    seen, above = (part.reshape(len(part), -1, part.shape[-1]) for part in (seen, above))
+    return {"weight": torch.bmm(above.transpose(1, 2), seen), "bias": above.sum(dim=1)}
+
+
+def _convolution(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
+    if not isinstance(module, nn.Conv1d | nn.Conv2d):
+        raise TypeError(f"expected a convolution, got {type(module).__name__}")
+    if module.padding_mode == "zeros":
+        padded = functional.pad(seen, module._reversed_padding_repeated_twice)
+    else:
+        padded = functional.pad(seen, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+    flat = (1,) * (2 - len(module.kernel_size))
+    kernel, dilation, stride = (
+        (*flat, *map(int, pair)) for pair in (module.kernel_size, module.dilation, module.stride)
+    )
+    if flat:
+        padded = padded.unsqueeze(2)
+    windows = functional.unfold(padded, kernel, dilation, 0, stride)
+    elements, groups = len(seen), module.groups
+    windows = windows.reshape(elements * groups, -1, windows.shape[-1])
+    outputs = above.reshape(elements * groups, -1, windows.shape[-1])
+    weight = torch.bmm(outputs, windows.transpose(1, 2))
+    return {"weight": weight.view(elements, *module.weight.shape), "bias": above.flatten(2).sum(dim=2)}
+
+
+def _layer_norm(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
+    if not isinstance(module, nn.LayerNorm):
+        raise TypeError(f"expected a LayerNorm, got {type(module).__name__}")
+    normed = functional.layer_norm(seen, module.normalized_shape, eps=module.eps)
+    return _over_tokens(module.normalized_shape, normed, above)
+
+
+def _rms_norm(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
+    if not isinstance(module, nn.RMSNorm):
+        raise TypeError(f"expected an RMSNorm, got {type(module).__name__}")
+    return _over_tokens(
+        module.normalized_shape, functional.rms_norm(seen, list(module.normalized_shape), eps=module.eps), above
+    )
+
+
+def _over_tokens(shape: tuple[int, ...], normed: Tensor, above: Tensor) -> Gradients:
+    scaled, plain = ((part.reshape(len(part), -1, math.prod(shape))) for part in (normed * above, above))
+    return {"weight": scaled.sum(dim=1).view(-1, *shape), "bias": plain.sum(dim=1).view(-1, *shape)}
+
+
+def _group_norm(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
+    if not isinstance(module, nn.GroupNorm):
+        raise TypeError(f"expected a GroupNorm, got {type(module).__name__}")
+    normed = functional.group_norm(seen, module.num_groups, eps=module.eps)
+    scaled, plain = (part.reshape(*part.shape[:2], -1) for part in (normed * above, above))
+    return {"weight": scaled.sum(dim=2), "bias": plain.sum(dim=2)}
+
+
+def _embedding(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
+    if not isinstance(module, nn.Embedding):
+        raise TypeError(f"expected an Embedding, got {type(module).__name__}")
+    elements, (words, width) = len(seen), module.weight.shape
+    ids = seen.reshape(elements, -1) + words * torch.arange(elements, device=seen.device).unsqueeze(1)
+    found = above.new_zeros(elements * words, width).index_add_(0, ids.ravel(), above.reshape(-1, width))
+    found = found.view(elements, words, width)
+    if module.padding_idx is not None:
+        found[:, module.padding_idx] = 0
+    return {"weight": found}
+
+
+def _tokens(_module: nn.Module, _seen: Tensor, above: Tensor) -> Gradients:
+    return {"weight": above}
+
+
+RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Gradients]] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _rms_norm,
+    nn.GroupNorm: _group_norm,
+    nn.Embedding: _embedding,
+    Tokens: _tokens,
+}
+
+
+def refuse_uncovered(model: nn.Module) -> None:
+    """Check that a rule covers every trainable parameter.
+
+    Raises:
+        ValueError: a module mixes rows, is compiled, or has a trainable parameter that no rule covers; it is named.
+    """
+    for path, module in model.named_modules():
+        name = f"{path or 'the model'} ({type(module).__name__})"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(f"{name} mixes the rows of a batch")
+        if "_orig_mod" in dict(module.named_children()) or module._compiled_call_impl is not None:
+            raise ValueError(f"{name} is compiled, which hides its layers: give the model itself")
+        own = [key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
+        if own and (type(module) not in RULES or not {"weight", "bias"}.issuperset(own)):
+            kinds = ", ".join(kind.__name__ for kind in RULES)
+            raise ValueError(f"parameter {own[0]!r} of {name} has no exact per-row gradient: use one of {kinds}")
+        if (
+            own
+            and isinstance(module, nn.Embedding)
+            and (module.max_norm is not None or module.sparse or module.scale_grad_by_freq)
+        ):
+            raise ValueError(f"{name} has no exact per-row gradient with max_norm, sparse or scale_grad_by_freq")
