@@ -1,0 +1,151 @@
+"""A whole training step, five ways: without privacy, ours, and three that others use."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from common.bookkeeping.engine import clipped_sum
+from common.bookkeeping.rows import RowIndex
+from common.privacy.noise import os_noise
+from common.privacy.opacus_parts import load_opacus_package
+from simulations.bench.dp_models import Workload, row_losses
+
+CLIP_NORM = 1.0
+_NOISE_MULTIPLIER, _LEARNING_RATE = 1.0, 1e-3
+Gradients = dict[str, Tensor]
+Found = Callable[[], Gradients]
+
+
+def trainable(model: nn.Module) -> Gradients:
+    """The parameters that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@contextmanager
+def plain(work: Workload) -> Iterator[Found]:
+    """The gradient of the summed loss, nobody's clipped."""
+    parameters = trainable(work.model)
+
+    def found() -> Gradients:
+        total = row_losses(work.model, work.inputs, work.labels).sum()
+        return dict(zip(parameters, torch.autograd.grad(total, list(parameters.values())), strict=True))
+
+    yield found
+
+
+@contextmanager
+def ours(work: Workload) -> Iterator[Found]:
+    """The book-keeping engine."""
+    rows = RowIndex(torch.arange(len(work.labels)))
+    losses = lambda: row_losses(work.model, work.inputs, work.labels)  # noqa: E731
+    yield lambda: clipped_sum(work.model, losses, rows, clip_norm=CLIP_NORM)
+
+
+@contextmanager
+def opacus_hooks(work: Workload) -> Iterator[Found]:
+    """Opacus' hooks: a gradient a row, then one clip over all parameters."""
+    load_opacus_package()
+    from opacus.grad_sample.grad_sample_module import GradSampleModule  # noqa: PLC0415
+
+    wrapped = GradSampleModule(work.model, loss_reduction="sum")
+    parameters = trainable(work.model)
+
+    def found() -> Gradients:
+        row_losses(wrapped, work.inputs, work.labels).sum().backward()
+        gradients = {name: vars(parameter)["grad_sample"] for name, parameter in parameters.items()}
+        for parameter in parameters.values():
+            parameter.grad, vars(parameter)["grad_sample"] = None, None
+        return _clipped(gradients)
+
+    yield found
+    wrapped.to_standard_module()
+
+
+@contextmanager
+def opacus_ghost(work: Workload) -> Iterator[Found]:
+    """Opacus' ghost clipping: norms first, then a second backward pass of the weighted losses."""
+    load_opacus_package()
+    from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (  # noqa: PLC0415
+        GradSampleModuleFastGradientClipping,
+    )
+
+    wrapped = GradSampleModuleFastGradientClipping(
+        work.model, loss_reduction="sum", max_grad_norm=CLIP_NORM, use_ghost_clipping=True
+    )
+    parameters = trainable(work.model)
+
+    def found() -> Gradients:
+        losses = row_losses(wrapped, work.inputs, work.labels)
+        losses.sum().backward(retain_graph=True)
+        factors = wrapped.get_clipping_coef()
+        for parameter in parameters.values():
+            parameter.grad = None
+        wrapped.disable_hooks()
+        (losses * factors).sum().backward()
+        wrapped.enable_hooks()
+        gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+        for parameter in parameters.values():
+            parameter.grad = None
+        return gradients
+
+    yield found
+    wrapped.to_standard_module()
+
+
+@contextmanager
+def func(work: Workload) -> Iterator[Found]:
+    """`vmap` over `grad`: a gradient a row from functional transforms."""
+    parameters = {name: parameter.detach() for name, parameter in trainable(work.model).items()}
+    frozen = {name: part.detach() for name, part in work.model.named_parameters() if not part.requires_grad}
+
+    def loss(own: Gradients, row: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(work.model, {**frozen, **own}, (row.unsqueeze(0),))
+        return nn.functional.cross_entropy(logits, label.unsqueeze(0))
+
+    each = vmap(grad(loss), in_dims=(None, 0, 0))
+    yield lambda: _clipped(each(parameters, work.inputs, work.labels))
+
+
+def step(work: Workload, found: Found, *, private: bool) -> None:
+    """One step: gradients, noise where it is private, an update."""
+    gradients, parameters = found(), trainable(work.model)
+    size = sum(parameter.numel() for parameter in parameters.values())
+    draws = torch.from_numpy(os_noise("bench", "bench", 0, "training").gaussian("step", size)) if private else None
+    start = 0
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            change = gradients[name]
+            if draws is not None:
+                own = draws[start : start + parameter.numel()].view_as(parameter)
+                change, start = change + own * (_NOISE_MULTIPLIER * CLIP_NORM), start + parameter.numel()
+            parameter.sub_(change.to(parameter.dtype), alpha=_LEARNING_RATE / len(work.labels))
+
+
+def _clipped(gradients: Gradients) -> Gradients:
+    """Clip each row's gradients [row, ...] over all parameters together, and add them up."""
+    norms = torch.stack([part.flatten(1).norm(dim=1) for part in gradients.values()]).norm(dim=0)
+    factors = (CLIP_NORM / norms).clamp(max=1.0)
+    return {name: torch.einsum("r,r...->...", factors, part) for name, part in gradients.items()}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Opacus and torch have remarks on what the bench does on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+VARIANTS = {
+    "non-private": plain,
+    "ours": ours,
+    "Opacus hooks": opacus_hooks,
+    "Opacus ghost": opacus_ghost,
+    "torch.func": func,
+}
