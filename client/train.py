@@ -17,6 +17,8 @@ from common.privacy.noise import NoiseSource
 from common.privacy.plan import PrivacyPlan
 from common.seeds import numpy_generator
 
+_NOISE_BLOCK = 1 << 14  # values
+
 
 @dataclass(frozen=True)
 class LocalTraining:
@@ -139,17 +141,21 @@ def poisson_draw(noise: NoiseSource, label: str, num_subjects: int, *, rate: flo
 
 
 def add_noise(total: dict[str, Tensor], noise: NoiseSource, label: str, plan: PrivacyPlan) -> dict[str, Tensor]:
-    """Noise a clipped sum in float64 and divide it by the plan's public divisor.
+    """Noise a clipped sum in float64 and divide it by the plan's public divisor; `total` may be overwritten with that.
 
     Guarantees:
         noised: every coordinate gets its own Gaussian of std plan.noise_multiplier * plan.clip_norm.
+        lean: the noise is never there as a whole, only a block of it.
     """
-    size = sum(part.numel() for part in total.values())
-    draws = torch.from_numpy(noise.gaussian(label, size)) * (plan.noise_multiplier * plan.clip_norm)
-    found, start = {}, 0
+    draw, block = noise.gaussians(label), np.empty(_NOISE_BLOCK)
+    found = {}
     for name, part in total.items():
-        found[name] = (part + draws[start : start + part.numel()].view_as(part)) / plan.divisor
-        start += part.numel()
+        flat = part.reshape(-1).double()
+        for piece in torch.split(flat, _NOISE_BLOCK):
+            values = block[: piece.numel()]
+            draw(values)
+            piece.add_(torch.from_numpy(values), alpha=plan.noise_multiplier * plan.clip_norm)
+        found[name] = flat.div_(plan.divisor).view_as(part)
     return found
 
 
