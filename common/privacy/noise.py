@@ -28,7 +28,7 @@ from common.secagg.keystream import CHUNK_BYTES, KEY_BYTES, NONCE_BYTES, Stream,
 TESTING_VARIABLE = "FEDMOSAIC_TESTING"
 
 _WORD_BITS, _MANTISSA_BITS, _SUMMANDS = 64, 53, 4
-_PAIRS = CHUNK_BYTES // (2 * _SUMMANDS * _WORD_BITS // 8)  # of values in a block, whose words are one chunk: it is cached
+_PAIRS = CHUNK_BYTES // (2 * _SUMMANDS * _WORD_BITS // 8)  # a block of values comes of one chunk, which is cached
 
 
 @dataclass(frozen=True)
