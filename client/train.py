@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from client.dp import Clipping, clipped_sum, per_row_gradients
 from common.blocks import blocks_of, flatten
+from common.config import Config
 from common.data.batch import Batch, take
 from common.models.loss import per_example_loss
 from common.privacy.noise import NoiseSource
@@ -98,17 +99,47 @@ def _descend(model: nn.Module, training: LocalTraining, gradients: Iterator[dict
                 weight.sub_(training.learning_rate * (step[name].to(weight.dtype) + pull))
 
 
+def training_of(
+    config: Config, plan: PrivacyPlan | None, *, site: str = "", round: int = 0, rows: int = 0
+) -> LocalTraining:
+    """What a site does in a round of a run, out of what it agreed to: the one place where a round gets its numbers."""
+    return LocalTraining(
+        task=config.objective.task,
+        auxiliary_weight=config.objective.auxiliary_weight,
+        modality_dropout=config.objective.modality_dropout,
+        learning_rate=config.objective.learning_rate,
+        weight_decay=config.objective.weight_decay,
+        proximal=config.federation.proximal,
+        steps=config.privacy.steps_per_round,
+        batch_subjects=config.objective.batch_subjects,
+        seed=config.seed,
+        site=site,
+        round=round,
+        plan=plan,
+        rows=rows,
+    )
+
+
 def _noisy_gradients(
     model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource
 ) -> Iterator[dict[str, Tensor]]:
     """One noisy mean gradient a step; the model's weights at the time of asking."""
-    plan = training.plan
-    if plan is None:
+    return (noisy_step(model, batch, training, noise, step) for step in range(training.steps))
+
+
+def noisy_step(
+    model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource, step: int
+) -> dict[str, Tensor]:
+    """One private step's gradient, inside `per_row_gradients`: draw subjects, clip, add up, noise, divide.
+
+    Guarantees:
+        one step: a round's `noise` and the number of the step name its draws; the same two draw the same again.
+    """
+    if training.plan is None:
         raise ValueError("noisy gradients need a plan")
-    for step in range(training.steps):
-        sample = draw_sample(batch, training, noise, step)
-        total = clipped_sum(model, sample, clipping_of(training)).gradients
-        yield add_noise(total, noise, f"step/{step}", plan)
+    sample = draw_sample(batch, training, noise, step)
+    total = clipped_sum(model, sample, clipping_of(training)).gradients
+    return add_noise(total, noise, f"step/{step}", training.plan)
 
 
 def clipping_of(training: LocalTraining) -> Clipping:
