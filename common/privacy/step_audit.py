@@ -96,16 +96,7 @@ def mu_lower_bound(observed: Observed, *, confidence: float) -> float:
 def largest_bound(observations: int, *, confidence: float) -> float:
     """Give the bound that `observations` on either side show where the two cases never look alike."""
     counted = observations - len(range(0, observations, _SELECTING))
-    return float(2 * special.ndtri(_least(np.asarray(counted), counted, confidence)))
-
-
-def epsilon_lower_bound(observed: Observed, *, delta: float, confidence: float) -> float:
-    """Bound epsilon from below for any mechanism that is (epsilon, delta)-DP: weaker, and without a claim on its form.
-
-    Source: Jagielski, Ullman, Oprea 2020, arXiv:2006.07709.
-    """
-    least, most = _told_apart(observed, confidence)
-    return math.log((least - delta) / most) if least > delta + most else 0.0
+    return float(2 * special.ndtri(_least(counted, counted, confidence)))
 
 
 def wrong_std(values: np.ndarray, std: float, *, alarm: float = ALARM) -> bool:
@@ -163,13 +154,13 @@ def _selected(some: Observed) -> tuple[int, int, float]:
     return best[1:]
 
 
-def _least(hits: np.ndarray, trials: int, confidence: float) -> np.ndarray:
+def _least(hits: int | np.ndarray, trials: int, confidence: float) -> np.ndarray:
     """The smallest chance that explains so many hits; Clopper and Pearson 1934."""
     tail = (1 - confidence) / 2
     return np.where(hits == 0, 0.0, special.betaincinv(np.maximum(hits, 1), trials - hits + 1, tail))
 
 
-def _most(hits: np.ndarray, trials: int, confidence: float) -> np.ndarray:
+def _most(hits: int | np.ndarray, trials: int, confidence: float) -> np.ndarray:
     """The largest chance that explains so few hits."""
     tail = (1 - confidence) / 2
     return np.where(hits == trials, 1.0, special.betaincinv(hits + 1, np.maximum(trials - hits, 1), 1 - tail))
