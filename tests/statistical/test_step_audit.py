@@ -29,7 +29,8 @@ from common.privacy.step_audit import (
 )
 from tests.planted_bugs import BUGS, MEAN_OF, SHARED, UNDER_SAMPLING
 
-FEW, MANY = 1_000, 25_000  # observations on either side: 2,000 and 50,000 together
+FEW, MANY = 400, 25_000  # observations on either side: 800 and 50,000 together
+NEEDED = {"sqrt(2) times the sensitivity": 1_000}  # where FEW are too few
 DELTA = 1e-5
 
 
@@ -65,20 +66,20 @@ def bound(mu: float, *, observations: int = FEW, shared: bool = False) -> float:
 @pytest.mark.parametrize("mu", [1.0, 0.3])
 @pytest.mark.parametrize("shared", [False, True])
 def test_correct_steps_pass_and_the_bound_is_near_the_claim(mu: float, *, shared: bool) -> None:
-    observations, least = (FEW // 2, 0.65) if shared else (FEW, 0.8)
-    assert least * mu < bound(mu, observations=observations, shared=shared) <= mu
+    least = 0.65 if shared else 0.7
+    assert least * mu < bound(mu, shared=shared) <= mu
 
 
 @pytest.mark.parametrize("name", BUGS)
-def test_two_thousand_observations_catch_a_planted_bug(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_thousand_observations_or_fewer_catch_a_planted_bug(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     BUGS[name].plant(monkeypatch)
-    assert bound(1.0) > 1.0
+    assert bound(1.0, observations=NEEDED.get(name, FEW)) > 1.0
 
 
 @pytest.mark.parametrize("name", SHARED)
 def test_a_planted_bug_in_a_shared_step_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     SHARED[name].plant(monkeypatch)
-    assert bound(1.0, observations=FEW // 2, shared=True) > 1.0
+    assert bound(1.0, shared=True) > 1.0
 
 
 @pytest.mark.slow
