@@ -128,7 +128,8 @@ def observe(training: LocalTraining, *, observations: int, source: Sources = fre
 def _small_problem(training: LocalTraining, canaries: int) -> tuple[nn.Module, Batch, LocalTraining]:
     """A small model, the canaries' rows, and the run's step for them, in which everybody is drawn."""
     plan = plan_of(training)
-    model = AdditiveModel(_schema(), _TASK)
+    with torch.random.fork_rng(devices=[]):
+        model = AdditiveModel(_schema(), _TASK)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()  # a chance of 1/2 for everyone: a gradient is half of the row

@@ -26,7 +26,7 @@ from common.models.loss import per_example_loss
 from common.models.model import build_model
 from common.privacy.lattice import share_std
 from common.privacy.noise import NoiseSource
-from common.privacy.plan import PrivacyPlan
+from common.privacy.plan import CLIP_NORMS, PrivacyPlan
 from common.privacy.step_audit import ALARM, not_poisson, wrong_std
 from common.releases import schema_of
 
@@ -99,11 +99,12 @@ def check_gradients(trial: Trial) -> float:
     """
     exact, plain = (one_at_a_time(trial, number) for number in (torch.float64, torch.float32))
     norms = exact.norm(dim=1)
-    if not bool(torch.isfinite(norms).all() and (norms > 0).all()):
-        raise Broken("a synthetic subject has no gradient, or an infinite one: the model cannot be trained")
-    allowed = max(_PARITY, 4 * float(((plain - exact).norm(dim=1) / norms).max()))
+    moving = norms[norms > 0]
+    if not bool(torch.isfinite(norms).all()) or not len(moving):
+        raise Broken("synthetic subjects have no gradient, or an infinite one: the model cannot be trained")
+    allowed = max(_PARITY, 4 * float(((plain - exact).norm(dim=1)[norms > 0] / moving).max()))
     worst = 0.0
-    for clip_norm in (float(norms.min()) / 10, float(norms.median()), 2 * float(norms.max())):
+    for clip_norm in map(_allowed, (float(moving.min()) / 10, float(moving.median()), 2 * float(moving.max()))):
         scale = (clip_norm / norms).clamp(max=1.0)
         found = trial.contribution(trial.rows, clip_norm=clip_norm)
         expected = (scale @ exact).clamp(-trial.cut(clip_norm), trial.cut(clip_norm))
@@ -133,7 +134,8 @@ def one_at_a_time(trial: Trial, number: torch.dtype) -> Tensor:
 def check_bounded(trial: Trial) -> None:
     """No subject moves a step by more than the clip norm: not with two records, not with huge values."""
     rows = _with_values(trial.rows, _HUGE, 1e4)
-    for clip_norm in (trial.plan.clip_norm, float(one_at_a_time(trial, torch.float32).norm(dim=1).min()) / 10):
+    norms = one_at_a_time(trial, torch.float32).norm(dim=1)
+    for clip_norm in (trial.plan.clip_norm, _allowed(float(norms[norms > 0].min()) / 10)):
         limit = clip_norm * (1 + _ROUNDING) + trial.rounding(clip_norm)
         whole = trial.contribution(rows, clip_norm=clip_norm)
         for subject in (_TWO_RECORDS, _HUGE, _ORDINARY):
@@ -240,6 +242,11 @@ def check_saved(config: Config, model: nn.Module) -> None:
     load(other, load_arrays(save_arrays(saved)))
     if any(value.tobytes() != saved[block].tobytes() for block, value in flatten(other, blocks_of(other)).items()):
         raise Broken("a model that was saved and loaded again is another model")
+
+
+def _allowed(clip_norm: float) -> float:
+    """The nearest clip norm that a plan may have."""
+    return min(max(clip_norm, CLIP_NORMS[0]), CLIP_NORMS[1])
 
 
 def _not_trained(model: nn.Module) -> dict[str, Tensor]:
