@@ -34,14 +34,16 @@ CERTIFICATE = "certificate.json"
 _PACKAGES = ("torch", "opacus", "numpy", "scipy", "cryptography", "dp-accounting")
 _SEES = (
     "the model's own step against one subject at a time in double precision, and the bound on what one subject moves",
-    "the noise of every parameter and of two steps; who is drawn; the divisor; what a round makes of its steps",
+    "the noise of every parameter, and of one step beside the next; who is drawn; the divisor; saved and loaded blocks",
     "on a small model of two modalities: a sensitivity, a noise or a weight beyond what is charged",
 )
+_OWN_NOISE = "that a round is the sum of its noised steps and moves all that is trained, and nothing else"
+_SHARED_NOISE = "this site's share of a step's noise; on the small model, all of the noise as if it were one site's"
 _DOES_NOT_SEE = (
     "records: all of this is synthetic, and nothing of it is charged",
     "what depends on values that no trial has, or on the machine's state at another time",
     "whole training: how well members can be found in the final model is another audit",
-    "dependent draws where the plan draws so few subjects that hardly any are drawn twice",
+    "draws that depend on each other, where the plan draws so few that hardly anybody is drawn twice",
 )
 
 
@@ -150,6 +152,6 @@ def _certificate(
         noise_ratio=noise[0],
         noise_draws=noise[1],
         gradient_error=gradient_error,
-        sees=_SEES,
+        sees=(*_SEES, _OWN_NOISE if plan.lattice is None else _SHARED_NOISE),
         does_not_see=_DOES_NOT_SEE,
     )
