@@ -123,9 +123,7 @@ def _audit(_experiment: str, out: Path, asked: Asked) -> None:
     for one in shown:
         figures = (f"{one.claimed_epsilon:g}", f"{one.observations:,}", f"{one.shown_epsilon:.2f}")
         audited.add_row(*figures, f"{one.seconds:.1f}")
-    timed = Table(
-        "trained parameters", "noise of a step, ns a value", "numpy, ns", "torch float32, ns"
-    )
+    timed = Table("trained parameters", "noise of a step, ns a value", "numpy, ns", "torch float32, ns")
     for cost in costs:
         timed.add_row(f"{cost.values:,}", f"{cost.step:.1f}", f"{cost.numpy_normal:.1f}", f"{cost.torch_randn:.1f}")
     Console().print(audited, timed)

@@ -18,7 +18,7 @@ from common.privacy.plan import PrivacyPlan
 from common.privacy.step_audit import CONFIDENCE, mu_lower_bound
 
 CLAIMS, DELTA = (8.0, 4.6), 1e-5
-OBSERVATIONS, QUICK_OBSERVATIONS = (300, 1_000, 25_000), (300, 1_000)
+OBSERVATIONS, QUICK_OBSERVATIONS = (300, 1_000, 25_000), (300,)
 SIZES, QUICK_SIZES = (100_000, 1_000_000, 10_000_000), (100_000,)
 _TRIALS = 3
 
