@@ -35,7 +35,7 @@ _SUBJECT_OF_ROW = (0, 1, 1, 2, 3, 3, 3, 4)
 _RECORD_OF_ROW = (0, 1, 1, 3, 4, 5, 6, 7)  # twice the same: clipped one by one, they would reach twice as far
 _TWO_RECORDS, _HUGE, _ORDINARY = 1, 2, 4
 _PARITY, _ROUNDING = 1e-5, 1e-6
-_NOISE_DRAWS = 2000
+_NOISE_DRAWS, _ROUNDS = 2000, 8
 _DRAWN_A_STEP, _MOST_SUBJECTS, _SAMPLED_STEPS = 100, 50_000, 40
 
 
@@ -226,13 +226,19 @@ def check_round(trial: Trial) -> None:
 
 
 def check_moves(trial: Trial, training: LocalTraining) -> None:
-    """At the run's own learning rate every trained part of the model moves: otherwise budget would buy nothing."""
+    """At the run's own learning rate every trained part of the model moves: otherwise budget would buy nothing.
+
+    Several rounds, because a single number may by chance move by less than its own rounding.
+    """
     model, own = copy.deepcopy(trial.model), replace(trial.training, learning_rate=training.learning_rate)
-    before = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
-    train_round(model, nobody(trial.rows), own, fresh(0))
-    still = [name for name, value in model.named_parameters() if name in before and torch.equal(value, before[name])]
-    if still:
-        raise Broken(f"{still[0]} does not move in a round, at a learning rate of {training.learning_rate:g}")
+    still = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+    for number in range(_ROUNDS):
+        train_round(model, nobody(trial.rows), own, fresh(number))
+        parameters = dict(model.named_parameters())
+        still = {name: value for name, value in still.items() if torch.equal(parameters[name], value)}
+        if not still:
+            return
+    raise Broken(f"{next(iter(still))} does not move, at a learning rate of {training.learning_rate:g}")
 
 
 def check_saved(config: Config, model: nn.Module) -> None:

@@ -19,6 +19,11 @@ def config_with_schema(recipe: Recipe, *, width: int = 8, layers: int = 1) -> Co
     return config.model_copy(update={"data_schema": SCHEMA, "model": model})
 
 
+def with_rate(config: Config, learning_rate: float) -> Config:
+    objective = config.objective.model_copy(update={"learning_rate": learning_rate})
+    return config.model_copy(update={"objective": objective})
+
+
 def try_all(config: Config, plan: PrivacyPlan) -> float:
     training = training_of(config, plan, rows=rows_at_once(config.model_dump_json()))
     tried = trial.trial_of(config, training, 1)
@@ -41,7 +46,13 @@ def test_every_model_of_the_project_passes(recipe: Recipe) -> None:
 @pytest.mark.parametrize("noise_multiplier", [0.05, 1e4])
 def test_plans_at_the_ends_of_what_is_allowed_pass(clip_norm: float, noise_multiplier: float) -> None:
     plan = PrivacyPlan(8.0, 1e-3, clip_norm, noise_multiplier, 1e-3, 1, 10, 1.0, ())
-    assert try_all(config_with_schema(Recipe()), plan) < 1e-5
+    assert try_all(with_rate(config_with_schema(Recipe()), 1 / clip_norm), plan) < 1e-5
+
+
+def test_a_learning_rate_at_which_nothing_moves_is_a_no() -> None:
+    plan = PrivacyPlan(8.0, 1e-3, 0.5, 1.3, 1.0, 1, 10, 7.0, ())
+    with pytest.raises(trial.Broken, match=r"does not move, at a learning rate of 1e-12"):
+        try_all(with_rate(config_with_schema(Recipe()), 1e-12), plan)
 
 
 def test_a_deeper_model_passes() -> None:
