@@ -49,7 +49,7 @@ def rows_at_once(config: str) -> int:
         one at least: where a row's scores or gradients change with its place, it is computed alone.
     """
     parsed = validate(config)
-    model = _model(parsed)
+    model = synthetic_model(parsed)
     rows = part_rows(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
     clipping = Clipping(parsed.objective.task, parsed.objective.auxiliary_weight, 1.0, engine=parsed.privacy.engine)
     numbers = (*_numbers(model, parsed, clipping, rows), *_numbers(model, parsed, clipping, min(rows, MOST_ROWS)))
@@ -61,7 +61,7 @@ def _numbers(model: nn.Module, config: Config, clipping: Clipping, rows: int) ->
 
     Each is put back into the first order; what stands in a part's other half is left out.
     """
-    batch, half = _synthetic(config, rows), rows // 2
+    batch, half = synthetic_batch(config, rows), rows // 2
     places = [torch.roll(torch.arange(rows), shift) for shift in (0, *_SHIFTS)]
     parts = [(take(batch, place), torch.argsort(place)[:half]) for place in places]
     parts.append((next(parts_of(take(batch, torch.arange(half)), rows)), torch.arange(half)))
@@ -77,22 +77,22 @@ def _same_everywhere(found: list[Tensor]) -> bool:
     return all(torch.equal(bits[0], other) for other in bits[1:])
 
 
-def _model(config: Config) -> nn.Module:
-    """A model with no weight at a special place, whose logits are far from saturated."""
+def synthetic_model(config: Config, *, spread: float = _SPREAD) -> nn.Module:
+    """Build the run's model with no weight at a special place: all are moved by about `spread`."""
     model = build_model(config, schema_of(config), seed=config.seed)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(_SPREAD * torch.randn(parameter.shape, generator=random))
+            parameter.add_(spread * torch.randn(parameter.shape, generator=random))
     return model
 
 
-def _synthetic(config: Config, rows: int) -> Batch:
-    """Rows of nobody: random values, every other modality of a row missing at random."""
+def synthetic_batch(config: Config, rows: int, *, presence: float = 1 / 2) -> Batch:
+    """Make rows of nobody: random values, modalities of a row there or missing at random."""
     schema, random = schema_of(config), torch.Generator().manual_seed(1)
     values, mask = {}, {}
     for name, spec in schema.modalities.items():
-        mask[name] = torch.rand(rows, 1, generator=random) < 1 / 2
+        mask[name] = torch.rand(rows, 1, generator=random) < presence
         drawn = torch.randn(rows, 1, spec.num_features, generator=random)
         values[name] = drawn * mask[name].unsqueeze(-1)
     labels = {name: torch.randint(len(task.classes), (rows,), generator=random) for name, task in schema.tasks.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from client.enrolment import Agreement, open_ledger
+from client.enrolment import Agreement, num_honest, open_ledger
 from client.policy import Refused, read_policy
+from client.self_check import certify
 from client.site import Site
 from client.stages import Stages
 from common.messages import Task
+from common.secagg.roster import Roster
 
 
 def charge(site: Site, agreement: Agreement, request: Task, begun: Stages | None) -> None:
@@ -15,10 +17,13 @@ def charge(site: Site, agreement: Agreement, request: Task, begun: Stages | None
     `begun` are the stages where the secret that the noise comes from was drawn just now; None where it was there.
 
     Raises:
-        Refused: it was charged before, and what its noise came from is gone (replay), or there is no room for it.
+        Refused: it was charged before, and what its noise came from is gone (replay), there is no room for it, or the
+            step that this software takes does not do what the plan says (self-check).
     """
     if agreement.plan is None:
         return
+    roster = Roster.from_bytes(site.roster_path.read_bytes())
+    certify(site.run_folder(request.run), agreement, honest=num_honest(agreement.config, roster))
     count = agreement.plan.steps_per_round if request.purpose == "training" else 1
     with open_ledger(site, read_policy(site.policy_path)) as ledger:
         asked = request.digest().hex()

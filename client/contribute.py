@@ -16,7 +16,7 @@ from client.personal import load_personal, save_personal
 from client.policy import Refused, read_policy
 from client.shared_noise import shared_step
 from client.site import Site, site_data
-from client.train import LocalTraining, train_round
+from client.train import LocalTraining, train_round, training_of
 from common.blocks import load
 from common.data.batch import Batch, assemble
 from common.data.folder import SiteData
@@ -144,23 +144,8 @@ def contribute(work: Work) -> Contribution:
 
 def local_training(work: Work) -> LocalTraining:
     """What this site does in the round that is asked for, out of what it agreed to."""
-    config = work.agreement.config
-    return LocalTraining(
-        task=config.objective.task,
-        auxiliary_weight=config.objective.auxiliary_weight,
-        modality_dropout=config.objective.modality_dropout,
-        learning_rate=config.objective.learning_rate,
-        weight_decay=config.objective.weight_decay,
-        proximal=config.federation.proximal,
-        steps=config.privacy.steps_per_round,
-        batch_subjects=config.objective.batch_subjects,
-        seed=config.seed,
-        site=work.site.name,
-        round=work.task.round,
-        plan=work.agreement.plan,
-        rows=work.rows_at_once(),
-        engine=config.privacy.engine,
-    )
+    agreement, rows = work.agreement, work.rows_at_once()
+    return training_of(agreement.config, agreement.plan, site=work.site.name, round=work.task.round, rows=rows)
 
 
 def _training(work: Work) -> Contribution:

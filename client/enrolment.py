@@ -13,6 +13,7 @@ from client.ledger_schema import LedgerBroken
 from client.ledger_subjects import Terms
 from client.policy import Policy, Refused, check, read_policy
 from client.receipts import check_receipt
+from client.self_check import certify, self_check
 from client.site import RUN_NAME, Site, site_data
 from client.stages import alone, sync_folder, write_durably
 from common.blocks import held_blocks
@@ -57,13 +58,15 @@ class Agreement:
 
 
 def agree(site: Site, request: Enrol) -> Agreement:
-    """Check a run against the policy, reserve its whole budget, and keep what was agreed. No record is read.
+    """Check a run against the policy, try its step, reserve its whole budget, and keep what was agreed.
+
+    No record is read.
 
     Guarantees:
         once: the same run with the same configuration and plan is reserved once, however often it is asked for.
 
     Raises:
-        Refused: the policy or the budget says no, or the request contradicts itself.
+        Refused: the policy, the step's trial or the budget says no, or the request contradicts itself.
     """
     agreement = parse_request(request)
     _check_schema(site, agreement.config)
@@ -73,6 +76,7 @@ def agree(site: Site, request: Enrol) -> Agreement:
     check(policy, agreement.config, agreement.plan)
     if agreement.plan is not None:
         _check_plan(agreement.config, agreement.plan, num_sites=len(roster.entries))
+        self_check(agreement.config, agreement.plan, honest=num_honest(agreement.config, roster))
         with open_ledger(site, policy) as ledger:
             for receipt in own_receipts(request.receipts, site=site.name, public_key=ledger.public_key):
                 check_receipt(receipt, ledger.entries())
@@ -89,7 +93,14 @@ def agree(site: Site, request: Enrol) -> Agreement:
         pinned = path.with_name(_ROSTER_FILE)
         if not pinned.exists():
             write_durably(pinned, _roster_digest(site))
+    if agreement.plan is not None:
+        certify(path.parent, agreement, honest=num_honest(agreement.config, roster))
     return agreement
+
+
+def num_honest(config: Config, roster: Roster) -> int:
+    """Count the sites that surely add their noise to whatever a site's contribution is read in."""
+    return guaranteed_honest(len(roster.entries)) if config.secagg.kind == "masked" else 1
 
 
 def check_roster_of(site: Site, run: str) -> None:

@@ -20,7 +20,7 @@ from client.admission import admit, check_stage
 from client.arithmetic import make_reproducible
 from client.charging import charge, receipt_of
 from client.contribute import Contribution, Work, contribute
-from client.enrolment import Agreement, agree, agreement_of, check_roster_of, open_ledger
+from client.enrolment import Agreement, agree, agreement_of, check_roster_of, num_honest, open_ledger
 from client.large_stages import LARGE_SPENT, answer_large
 from client.own_statistics import with_own_statistics
 from client.policy import Refused, read_policy
@@ -52,7 +52,7 @@ from common.messages import (
 )
 from common.secagg.encoding import bits_for, encode_counts, encode_weighted
 from common.secagg.identity import load_identity
-from common.secagg.roster import LARGEST_COMPLETE, Roster, guaranteed_honest, threshold_of
+from common.secagg.roster import LARGEST_COMPLETE, Roster, threshold_of
 
 
 def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
@@ -107,9 +107,9 @@ def _contribute(site: Site, agreement: Agreement, stages: Stages, request: Task)
     noise_key, is_new = stages.begin("Task", pack(request))
     charge(site, agreement, request, stages if is_new else None)
     roster = Roster.from_bytes(site.roster_path.read_bytes())
-    honest = guaranteed_honest(len(roster.entries)) if agreement.config.secagg.kind == "masked" else 1
     try:
-        return _compute(Work(site, agreement, request, honest, noise_key), stages, num_sites=len(roster.entries))
+        work = Work(site, agreement, request, num_honest(agreement.config, roster), noise_key)
+        return _compute(work, stages, num_sites=len(roster.entries))
     except Exception:
         site.log("failed", trace=traceback.format_exc())
         return Refusal("failed")

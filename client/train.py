@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from client.dp import Clipping, Engine, clipped_sum, per_row_gradients
 from common.blocks import blocks_of, flatten
+from common.config import Config
 from common.data.batch import Batch, take
 from common.models.loss import per_example_loss
 from common.privacy.noise import NoiseSource
 from common.privacy.plan import PrivacyPlan
 from common.seeds import numpy_generator
+
+_NOISE_BLOCK = 1 << 14  # values
 
 
 @dataclass(frozen=True)
@@ -98,17 +101,48 @@ def _descend(model: nn.Module, training: LocalTraining, gradients: Iterator[dict
                 weight.sub_(training.learning_rate * (step[name].to(weight.dtype) + pull))
 
 
+def training_of(
+    config: Config, plan: PrivacyPlan | None, *, site: str = "", round: int = 0, rows: int = 0
+) -> LocalTraining:
+    """What a site does in a round of a run, out of what it agreed to: the one place where a round gets its numbers."""
+    return LocalTraining(
+        task=config.objective.task,
+        auxiliary_weight=config.objective.auxiliary_weight,
+        modality_dropout=config.objective.modality_dropout,
+        learning_rate=config.objective.learning_rate,
+        weight_decay=config.objective.weight_decay,
+        proximal=config.federation.proximal,
+        steps=config.privacy.steps_per_round,
+        batch_subjects=config.objective.batch_subjects,
+        seed=config.seed,
+        site=site,
+        round=round,
+        plan=plan,
+        rows=rows,
+        engine=config.privacy.engine,
+    )
+
+
 def _noisy_gradients(
     model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource
 ) -> Iterator[dict[str, Tensor]]:
     """One noisy mean gradient a step; the model's weights at the time of asking."""
-    plan = training.plan
-    if plan is None:
+    return (noisy_step(model, batch, training, noise, step) for step in range(training.steps))
+
+
+def noisy_step(
+    model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource, step: int
+) -> dict[str, Tensor]:
+    """One private step's gradient, inside `per_row_gradients`: draw subjects, clip, add up, noise, divide.
+
+    Guarantees:
+        one step: a round's `noise` and the number of the step name its draws; the same two draw the same again.
+    """
+    if training.plan is None:
         raise ValueError("noisy gradients need a plan")
-    for step in range(training.steps):
-        sample = draw_sample(batch, training, noise, step)
-        total = clipped_sum(model, sample, clipping_of(training)).gradients
-        yield add_noise(total, noise, f"step/{step}", plan)
+    sample = draw_sample(batch, training, noise, step)
+    total = clipped_sum(model, sample, clipping_of(training)).gradients
+    return add_noise(total, noise, f"step/{step}", training.plan)
 
 
 def clipping_of(training: LocalTraining) -> Clipping:
@@ -141,17 +175,21 @@ def poisson_draw(noise: NoiseSource, label: str, num_subjects: int, *, rate: flo
 
 
 def add_noise(total: dict[str, Tensor], noise: NoiseSource, label: str, plan: PrivacyPlan) -> dict[str, Tensor]:
-    """Noise a clipped sum in float64 and divide it by the plan's public divisor.
+    """Noise a clipped sum in float64 and divide it by the plan's public divisor; `total` may be overwritten with that.
 
     Guarantees:
         noised: every coordinate gets its own Gaussian of std plan.noise_multiplier * plan.clip_norm.
+        lean: the noise is never there as a whole, only a block of it.
     """
-    size = sum(part.numel() for part in total.values())
-    draws = torch.from_numpy(noise.gaussian(label, size)) * (plan.noise_multiplier * plan.clip_norm)
-    found, start = {}, 0
+    draw, block = noise.gaussians(label), np.empty(_NOISE_BLOCK)
+    found = {}
     for name, part in total.items():
-        found[name] = (part + draws[start : start + part.numel()].view_as(part)) / plan.divisor
-        start += part.numel()
+        flat = part.reshape(-1).double()
+        for piece in torch.split(flat, _NOISE_BLOCK):
+            values = block[: piece.numel()]
+            draw(values)
+            piece.add_(torch.from_numpy(values), alpha=plan.noise_multiplier * plan.clip_norm)
+        found[name] = flat.div_(plan.divisor).view_as(part)
     return found
 
 

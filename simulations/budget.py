@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from client.enrolment import open_ledger
 from client.ledger_account import CohortLine, LedgerSummary
 from client.policy import read_policy
+from client.self_check import CERTIFICATE
 from client.site import Site
 from common.privacy.accounting import pld_epsilon, prv_epsilon, rdp_epsilon, replace_one_epsilon
 from common.privacy.events import Charge, Event
+from common.privacy.step_audit import StepCertificate
 from common.reports.record import (
     ChargeRecord,
     CohortBudget,
@@ -57,7 +59,8 @@ def site_record(prepared: Prepared, site: Site, modalities: tuple[str, ...]) -> 
     sensitivities = {release.purpose: release.l2_sensitivity for release in prepared.plan.counts}
     line = next(line for line in summary.runs if line.run == run)
     cohorts = tuple(_cohort(cohort, prepared.plan.delta, sensitivities) for cohort in line.cohorts)
-    return SiteRecord(site.name, modalities, cohorts, _ledger(summary), out, refused)
+    certificate = StepCertificate.from_json((site.run_folder(run) / CERTIFICATE).read_bytes())
+    return SiteRecord(site.name, modalities, cohorts, _ledger(summary), out, refused, certificate)
 
 
 def traffic_of(sites: Sequence[Site], run: str) -> tuple[Traffic, ...]:

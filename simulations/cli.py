@@ -79,19 +79,19 @@ def report(
 
 @app.command(epilog="Example: fedmosaic bench secagg --json --out figures")
 def bench(  # noqa: PLR0913  (each is an option of the command)
-    name: Annotated[str, typer.Argument(help="curve, cost, secagg or scale.")],
+    name: Annotated[str, typer.Argument(help="curve, cost, secagg, scale or audit.")],
     *,
     experiment: Annotated[str, typer.Option(help="Which experiment to measure.")] = "heart_flamby",
     out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/bench"),
     epsilon: Annotated[list[float] | None, typer.Option(help="curve: an epsilon to measure; may be repeated.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="secagg: small sizes, to see that it works.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="secagg, audit: small sizes, to see that it works.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
 ) -> None:
     """Measure what README and docs quote.
 
     NAME is curve (quality over epsilon), cost (seconds and memory as ratios), secagg (secure aggregation against
-    Flower's and the hardware) or scale (one sum over 1,000 sites).
+    Flower's and the hardware), scale (one sum over 1,000 sites) or audit (what single steps show, and their noise).
     """
     with _errors(debug=debug):
         from simulations.bench.command import Asked, run_bench  # noqa: PLC0415

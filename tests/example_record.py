@@ -10,6 +10,7 @@ import numpy as np
 
 from common.fairness.groups import audit_figures
 from common.fairness.table import EVERYONE, TableLayout, conditions_of, fill, l2_sensitivity
+from common.privacy.step_audit import StepCertificate
 from common.reports.record import (
     BlockRecord,
     ChargeRecord,
@@ -96,7 +97,7 @@ def example_record() -> RunRecord:
 def unprotected(record: RunRecord) -> RunRecord:
     """The same run with everything switched off that protects anybody."""
     promise = replace(record.promise, kind="none", epsilon=None, delta=None, noise_multiplier=None, clip_norm=None)
-    sites = tuple(replace(site, cohorts=(), ledger=None, refused=()) for site in record.sites)
+    sites = tuple(replace(site, cohorts=(), ledger=None, refused=(), certificate=None) for site in record.sites)
     bare = replace(record, promise=promise, secagg=SecaggFacts("none", k_min=3, key_agreement="none"), sites=sites)
     return _with_figures(bare, noised=False)
 
@@ -202,7 +203,34 @@ def _site(name: str, held: tuple[str, ...]) -> SiteRecord:
             "2025-03-04T10:12:01Z", "budget", "run 20250304-101201-0b11 asked for epsilon 16; 17.1 were left"
         ),
     )
-    return SiteRecord(name, held, _cohorts(_ROUNDS - dropped), ledger, _out(dropped), refused if name == "va" else ())
+    return SiteRecord(
+        name, held, _cohorts(_ROUNDS - dropped), ledger, _out(dropped), refused if name == "va" else (), certificate()
+    )
+
+
+def certificate() -> StepCertificate:
+    """A certificate of a step that is as private as charged."""
+    return StepCertificate(
+        run="20250304-101532-3f9a1c",
+        when="2025-03-04T10:15:30Z",
+        plan_hash="0c" * 32,
+        software={"source": "7e" * 32, "torch": "2.13.0"},
+        engine="opacus",
+        delta=1e-3,
+        claimed_mu=0.304,
+        claimed_epsilon=0.747,
+        lower_mu=0.261,
+        lower_epsilon=0.63,
+        refuting_mu=0.158,
+        largest_mu=0.611,
+        observations=300,
+        canaries=7,
+        noise_ratio=1.004,
+        noise_draws=5836,
+        gradient_error=5e-8,
+        sees=("the model's own step",),
+        does_not_see=("whole training",),
+    )
 
 
 def _cohorts(steps: int) -> tuple[CohortBudget, ...]:

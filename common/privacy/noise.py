@@ -2,10 +2,11 @@
 
 The noise of a release never comes from the experiment's seed. It is AES-256-CTR keystream under a fresh key from the
 operating system; only tests may name a seed. Limits, said openly: Gaussian noise is computed in float64, so it is not
-exactly Gaussian. Each value is the scaled sum of four independent Box-Muller draws, which is what Opacus' secure mode
-does against attacks on the sampler's floating-point pattern (Holohan and Braghin 2021, arXiv:2107.10138), and what
-leaves a site with secure aggregation is rounded to a public grid afterwards. Tables, and training whose noise is shared
-out between the sites, get the exact discrete Gaussian.
+exactly Gaussian. Each value is the scaled sum of four independent Box-Muller draws, the defence of Opacus' secure mode
+against attacks on the sampler's floating-point pattern (Holohan and Braghin 2021, arXiv:2107.10138). A draw has two
+outputs, which go into two values: as there, four words of keystream stand behind each value, and eight behind any two
+that share them. What leaves a site with secure aggregation is rounded to a public grid afterwards. Tables, and training
+whose noise is shared out between the sites, get the exact discrete Gaussian.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from typing import Literal
 import numpy as np
 
 from common.privacy.discrete_gaussian import POOL_BYTES, Bits, sample_discrete_gaussian
-from common.secagg.keystream import KEY_BYTES, NONCE_BYTES, keystream, open_stream
+from common.secagg.keystream import CHUNK_BYTES, KEY_BYTES, NONCE_BYTES, Stream, keystream, open_stream
 
 TESTING_VARIABLE = "FEDMOSAIC_TESTING"
 
 _WORD_BITS, _MANTISSA_BITS, _SUMMANDS = 64, 53, 4
+_PAIRS = CHUNK_BYTES // (2 * _SUMMANDS * _WORD_BITS // 8)  # a block of values comes of one chunk, which is cached
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,26 @@ class NoiseSource:
 
     def gaussian(self, label: str, size: int) -> np.ndarray:
         """Draw standard normal float64 [size]."""
-        total = np.zeros(size)
-        words = self._words("gaussian", label, 2 * _SUMMANDS * size).reshape(_SUMMANDS, 2, size)
-        for radius_words, angle_words in words:
-            radius = np.sqrt(-2.0 * np.log((radius_words.astype(np.float64) + 1.0) * 2.0**-_WORD_BITS))
-            total += radius * np.cos((2.0 * np.pi) * _unit(angle_words))
-        return total / math.sqrt(_SUMMANDS)
+        values = np.empty(size)
+        self.gaussians(label)(values)
+        return values
+
+    def gaussians(self, label: str) -> Callable[[np.ndarray], None]:
+        """Draw what `gaussian` draws, a piece at a time: each call overwrites a float64 array [any size]."""
+        stream, left = open_stream(self._key("gaussian", label)), np.empty(0)
+
+        def draw(target: np.ndarray) -> None:
+            nonlocal left
+            self._check_process()
+            done = 0
+            while done < target.size:
+                if not left.size:
+                    left = _normals(stream)
+                part = left[: target.size - done]
+                target[done : done + part.size] = part
+                left, done = left[part.size :], done + part.size
+
+        return draw
 
     def uniform(self, label: str, size: int) -> np.ndarray:
         """Draw float64 [size], uniform on the multiples of 2^-53 in [0, 1)."""
@@ -117,6 +133,33 @@ def test_noise(seed: int, site: str, round: int, purpose: str) -> NoiseSource:
         raise ValueError(f"privacy.test_noise_seed is for tests only: it needs {TESTING_VARIABLE}=1 in the environment")
     key = hashlib.sha256(b"fedmosaic test noise" + _name(str(seed), site, round, purpose)).digest()
     return NoiseSource("test", key, os.getpid())
+
+
+def _normals(stream: Stream) -> np.ndarray:
+    """Draw the next block of standard normals: float64 [2 * pair], first the cosines' sums, then the sines'.
+
+    With t the tangent of half an angle, its cosine is (1 - t^2) / (1 + t^2) and its sine 2t / (1 + t^2): one function
+    to compute for two values, and one that numpy computes many at a time.
+    """
+    words = np.empty(2 * _SUMMANDS * _PAIRS, dtype="<u8")
+    stream.fill(words)
+    words >>= np.uint64(1)  # signed integers are the quicker ones to convert
+    unit = words.view("<i8").reshape(2, _SUMMANDS, _PAIRS) * 2.0 ** -(_WORD_BITS - 1)
+    radius, tangent = unit
+    radius += 2.0**-_WORD_BITS  # the logarithm of 0 would be infinite
+    np.log(radius, out=radius)
+    radius *= -2.0
+    np.sqrt(radius, out=radius)
+    tangent -= 0.5
+    tangent *= np.pi
+    np.tan(tangent, out=tangent)
+    square = tangent * tangent
+    radius /= 1.0 + square
+    np.subtract(1.0, square, out=square)
+    square *= radius
+    tangent *= radius
+    tangent *= 2.0
+    return np.concatenate([square.sum(axis=0), tangent.sum(axis=0)]) / math.sqrt(_SUMMANDS)
 
 
 def _unit(words: np.ndarray) -> np.ndarray:

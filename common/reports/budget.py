@@ -28,6 +28,7 @@ def write_budget_page(record: RunRecord, site: SiteRecord, folder: Path) -> tupl
         certainty=sentences.certainty(record.promise.epsilon) if record.promise.epsilon is not None else "",
         not_covered=not_covered(record),
         recompute=recompute(site.cohorts),
+        certified=sentences.certified(site.certificate) if site.certificate else "",
     )
     name = file_name(site.name)
     html = write_whole(folder / f"{name}.html", page)
@@ -49,5 +50,6 @@ def _json(record: RunRecord, site: SiteRecord) -> str:
         "left_the_site": site.out,
         "refused": site.refused,
         "recompute": recompute(site.cohorts),
+        "certificate": site.certificate,
     }
     return to_json(content, indent=1, inf_nan_mode="null").decode() + "\n"

@@ -65,7 +65,7 @@ def not_covered(record: RunRecord) -> tuple[str, ...]:
             lines.append(_LARGE)
     if record.simulated:
         lines.append(_SIMULATED)
-    lines.append("No attack was tried on this model: there is no measured lower bound beside the claimed epsilon.")
+    lines.append("No attack was tried on this model: no lower bound on the whole run's epsilon was measured.")
     return tuple(lines)
 
 

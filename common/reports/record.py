@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from common.fairness.result import AuditResult
 from common.metrics.figure import Figure
+from common.privacy.step_audit import StepCertificate
 
 Json = dict[str, object]
 _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
@@ -106,9 +107,7 @@ class RunSpend:
 class LedgerRecord:
     """The state of a site's ledger after the run: lifetime figures over all runs, by the Renyi filter.
 
-    Attributes:
-        head: hash of the newest entry, in hex.
-        spent_before: `spent` as it stood before this run; None where it is not known.
+    `head` is the newest entry's hash, in hex; `spent_before` is `spent` before this run, None where that is not known.
     """
 
     lifetime_epsilon: float
@@ -155,6 +154,7 @@ class SiteRecord:
     ledger: LedgerRecord | None = None
     out: tuple[OutRecord, ...] = ()
     refused: tuple[RefusedRecord, ...] = ()
+    certificate: StepCertificate | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from common.fairness.result import AuditResult, Gap
+from common.privacy.step_audit import StepCertificate
 from common.reports.numbers import SPACE, decimal, decimal_figure, epsilon, percent_figure, plain, points, remaining
 from common.reports.record import RedBox, RunRecord
 from common.secagg.roster import too_many_colluders
@@ -45,7 +46,26 @@ def red_boxes(record: RunRecord) -> tuple[RedBox, ...]:
             "this run protects nobody, whatever epsilon says."
         )
         found.append(RedBox("test_noise", "Test noise: no protection", text))
+    certificates = (site.certificate for site in record.sites)
+    if any(one is not None and one.refuting_mu > one.claimed_mu for one in certificates):
+        text = (
+            "Made-up people, put into a site's training step and left out of it, were told apart better than what was "
+            "charged for the step allows, beyond any doubt. What is promised here does not hold."
+        )
+        found.append(RedBox("audit", "Less private than charged", text))
     return (*found, *record.warnings)
+
+
+def certified(one: StepCertificate) -> str:
+    """What a site found when it tried a training step before the run."""
+    return (
+        f"Before the run the site tried its training step on made-up people: {one.observations:,} steps with them and"
+        f" as many without. A step is charged with mu {one.claimed_mu:.3g} for whoever is drawn (epsilon"
+        f" {one.claimed_epsilon:.3g} at delta {one.delta:g}); they showed at least {one.lower_mu:.3g} (epsilon"
+        f" {one.lower_epsilon:.3g}) with 95 % confidence. So few steps can show {one.largest_mu:.3g} at most. The noise"
+        f" had {one.noise_ratio:.3g} of its planned standard deviation in {one.noise_draws:,} draws. This says"
+        " nothing about the whole of the training, for which no lower bound was measured."
+    )
 
 
 def release_kind(record: RunRecord, noise_std: float) -> str:

@@ -109,9 +109,30 @@ def _scale(_experiment: str, out: Path, asked: Asked) -> None:
     Console().print(graphs, run)
 
 
+def _audit(_experiment: str, out: Path, asked: Asked) -> None:
+    from simulations.bench import step_audit as bench  # noqa: PLC0415
+
+    shown = bench.measure_audit(bench.QUICK_OBSERVATIONS if asked.quick else bench.OBSERVATIONS)
+    costs = bench.measure_noise(bench.QUICK_SIZES if asked.quick else bench.SIZES)
+    body = json.dumps({"shown": [asdict(one) for one in shown], "noise": [asdict(one) for one in costs]}, indent=1)
+    (out / "audit.json").write_text(body + "\n")
+    if asked.as_json:
+        sys.stdout.write(json.dumps(json.loads(body)) + "\n")
+        return
+    audited = Table("claimed epsilon", "steps with canaries", "shown with 95 % confidence", "seconds")
+    for one in shown:
+        figures = (f"{one.claimed_epsilon:g}", f"{one.observations:,}", f"{one.shown_epsilon:.2f}")
+        audited.add_row(*figures, f"{one.seconds:.1f}")
+    timed = Table("trained parameters", "noise of a step, ns a value", "numpy, ns", "torch float32, ns")
+    for cost in costs:
+        timed.add_row(f"{cost.values:,}", f"{cost.step:.1f}", f"{cost.numpy_normal:.1f}", f"{cost.torch_randn:.1f}")
+    Console().print(audited, timed)
+
+
 _BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {
     "curve": _curve,
     "cost": _cost,
     "secagg": _secagg,
     "scale": _scale,
+    "audit": _audit,
 }

@@ -47,7 +47,8 @@ class Layer(nn.Module):
         heads = [part.unflatten(-1, (4, -1)).transpose(1, 2) for part in self.mixed(self.before(tokens)).chunk(3, -1)]
         seen = functional.scaled_dot_product_attention(*heads)
         tokens = tokens + self.out(seen.transpose(1, 2).flatten(-2))
-        return self.adapter(tokens + self.narrow(functional.gelu(self.wide(self.after(tokens)))))
+        changed: Tensor = self.adapter(tokens + self.narrow(functional.gelu(self.wide(self.after(tokens)))))
+        return changed
 
 
 class Bottleneck(nn.Module):
@@ -60,7 +61,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [row, token, width]."""
-        return tokens + self.up(functional.gelu(self.down(tokens)))
+        changed: Tensor = tokens + self.up(functional.gelu(self.down(tokens)))
+        return changed
 
 
 class LowRank(nn.Module):
@@ -75,7 +77,8 @@ class LowRank(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [row, token, width]."""
-        return self.frozen(tokens) + self.up(self.down(tokens))
+        mapped: Tensor = self.frozen(tokens) + self.up(self.down(tokens))
+        return mapped
 
 
 class Pooled(nn.Module):
@@ -101,7 +104,9 @@ def lora(shape: Shape) -> Workload:
     """Low-rank adapters on the attention of a frozen encoder, and a head."""
     model = _frozen(Pooled(shape.width, [Layer(shape.width) for _ in range(shape.layers)]))
     for layer in model.layers:
-        layer.mixed, layer.out = LowRank(layer.mixed), LowRank(layer.out)
+        for name in ("mixed", "out"):
+            linear = getattr(layer, name)
+            setattr(layer, name, LowRank(linear))
     return _tokens(model, shape)
 
 

@@ -57,7 +57,7 @@ def opacus_hooks(work: Workload) -> Iterator[Found]:
     parameters = trainable(work.model)
 
     def found() -> Gradients:
-        row_losses(wrapped, work.inputs, work.labels).sum().backward()
+        torch.autograd.backward(row_losses(wrapped, work.inputs, work.labels).sum())
         gradients = {name: vars(parameter)["grad_sample"] for name, parameter in parameters.items()}
         for parameter in parameters.values():
             parameter.grad, vars(parameter)["grad_sample"] = None, None
@@ -82,12 +82,12 @@ def opacus_ghost(work: Workload) -> Iterator[Found]:
 
     def found() -> Gradients:
         losses = row_losses(wrapped, work.inputs, work.labels)
-        losses.sum().backward(retain_graph=True)
+        torch.autograd.backward(losses.sum(), retain_graph=True)
         factors = wrapped.get_clipping_coef()
         for parameter in parameters.values():
             parameter.grad = None
         wrapped.disable_hooks()
-        (losses * factors).sum().backward()
+        torch.autograd.backward((losses * factors).sum())
         wrapped.enable_hooks()
         gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
         for parameter in parameters.values():

@@ -64,6 +64,17 @@ def test_the_summary_names_every_figure(private_run: Run) -> None:
     assert "report.html" in "".join(str(part) for part in table(record, "somewhere").renderables)
 
 
+def test_every_site_tried_its_step_and_the_record_says_what_it_showed(private_run: Run, open_run: Run) -> None:
+    prepared, record, _ = private_run
+    for site in record.sites:
+        found = site.certificate
+        assert found is not None
+        assert (found.run, found.plan_hash) == (prepared.folder.name, prepared.plan_hash)
+        assert found.refuting_mu <= found.claimed_mu
+        assert "with 95 % confidence" in (prepared.folder.path / "budget" / f"{site.name}.html").read_text()
+    assert [site.certificate for site in open_run[1].sites] == [None] * 4
+
+
 def test_every_cohort_pays_for_exactly_what_ran(private_run: Run) -> None:
     prepared, record, _ = private_run
     plan = prepared.plan

@@ -72,6 +72,25 @@ def test_gaussian_tails_are_there() -> None:
         assert abs(np.sum(values > reach) - expected) < 4 * math.sqrt(expected)
 
 
+def dependence(first: np.ndarray, second: np.ndarray) -> float:
+    """The largest correlation between values, sizes and squares of two samples, in standard errors."""
+    views = [(values, np.abs(values), values**2) for values in (first, second)]
+    found = [abs(np.corrcoef(one, other)[0, 1]) for one in views[0] for other in views[1]]
+    return float(max(found) * math.sqrt(len(first)))
+
+
+def test_values_that_share_their_draws_are_independent_and_a_shared_length_would_be_seen() -> None:
+    blocks = source("partners").gaussian("step 0", 50 * 4096).reshape(50, 2, 2048)
+    cosines, sines = blocks[:, 0].ravel(), blocks[:, 1].ravel()
+    assert p_normal(cosines, 1.0) > ALARM
+    assert p_normal(sines, 1.0) > ALARM
+    assert p_normal((cosines + sines) / math.sqrt(2.0), 1.0) > ALARM
+    assert dependence(cosines, sines) < 5
+    other = np.random.default_rng(5)
+    length = np.hypot(cosines, sines)  # the wrong way: one length for both values, each under a sign of its own
+    assert dependence(cosines, length * np.sign(other.normal(size=cosines.size))) > 50
+
+
 def test_labels_are_uncorrelated_and_a_copy_would_be_seen() -> None:
     steps = np.stack([source("steps").gaussian(f"step {step}", 20_000) for step in range(6)])
     assert np.abs(np.corrcoef(steps) - np.eye(6)).max() < 5 / math.sqrt(20_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 from common.privacy import noise as noise_module
 from common.privacy.discrete_gaussian import POOL_BYTES, Bits, sample_discrete_gaussian
 from common.privacy.lattice import share_std
-from common.privacy.noise import NoiseSource, os_noise
+from common.privacy.noise import NoiseSource, _normals, os_noise
 from common.secagg.encoding import Draw
+from common.secagg.keystream import CHUNK_BYTES, Stream, keystream, open_stream
 
 
 def repeatable(seed: int = 0, site: str = "a", round: int = 1, purpose: str = "training") -> NoiseSource:
@@ -59,10 +61,11 @@ def opened_before(draw: Draw) -> str:
     return "drawn"
 
 
+@pytest.mark.parametrize("kind", ["uniforms", "gaussians"])
 @pytest.mark.parametrize("opened", [False, True])
-def test_a_source_that_was_made_before_the_fork_refuses_in_the_child(*, opened: bool) -> None:
+def test_a_source_that_was_made_before_the_fork_refuses_in_the_child(kind: str, *, opened: bool) -> None:
     source = os_noise("a", "run", 1, "training")
-    draw = source.uniforms("u")
+    draw = source.uniforms("u") if kind == "uniforms" else source.gaussians("u")
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -133,6 +136,44 @@ def test_uniforms_drawn_in_pieces_are_those_drawn_at_once() -> None:
     for piece in pieces:
         draw(piece)
     np.testing.assert_array_equal(np.concatenate(pieces), source.uniform("u", sum(sizes)))
+
+
+def test_normals_drawn_in_pieces_are_those_drawn_at_once() -> None:
+    source, sizes = repeatable(), [1, 3, 16_384, 0, 7, 4095]
+    draw, pieces = source.gaussians("g"), [np.empty(size) for size in sizes]
+    for piece in pieces:
+        draw(piece)
+    np.testing.assert_array_equal(np.concatenate(pieces), source.gaussian("g", sum(sizes)))
+
+
+def test_normals_are_sums_of_four_box_muller_draws_of_one_keystream() -> None:
+    """The naive twin: one value at a time, with the cosine and the sine themselves, in python's own arithmetic."""
+    source, pairs = repeatable(), 2048
+    words = np.frombuffer(keystream(source._key("gaussian", "g"), bytes(16), CHUNK_BYTES), "<u8").reshape(2, 4, pairs)
+    values = source.gaussian("g", 2 * pairs)
+    for place in (0, 1, 77, pairs - 1):
+        draws = [((int(words[0, k, place]) >> 1) / 2**63, (int(words[1, k, place]) >> 1) / 2**63) for k in range(4)]
+        radii = [math.sqrt(-2 * math.log(first + 2.0**-64)) for first, _ in draws]
+        angles = [math.tau * (second - 0.5) for _, second in draws]
+        cosine = sum(r * math.cos(angle) for r, angle in zip(radii, angles, strict=True)) / 2
+        sine = sum(r * math.sin(angle) for r, angle in zip(radii, angles, strict=True)) / 2
+        np.testing.assert_allclose(values[[place, place + pairs]], [cosine, sine], rtol=0, atol=1e-12)
+
+
+def test_the_rarest_words_give_finite_normals() -> None:
+    for word in (0, 1, 2**63, 2**64 - 1):
+        stream = Stream(memoryview(word.to_bytes(8, "little") * (CHUNK_BYTES // 8)), open_stream(bytes(32)).rest)
+        assert np.isfinite(_normals(stream)).all()
+
+
+def test_drawing_normals_takes_a_block_of_memory_beside_them() -> None:
+    values = np.empty(1_000_000)
+    tracemalloc.start()
+    try:
+        repeatable().gaussians("g")(values)
+        assert tracemalloc.get_traced_memory()[1] < 10 * CHUNK_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def test_uniforms_lie_in_the_half_open_unit_interval_on_the_53_bit_grid() -> None:

@@ -15,7 +15,7 @@ from common.reports.record import CohortBudget, RunRecord
 from common.reports.sentences import certainty, in_short, red_boxes
 from server.audit import short_form
 from server.evaluate import evaluation_figures
-from tests.example_record import example_record, layouts, unprotected
+from tests.example_record import certificate, example_record, layouts, unprotected
 
 
 def test_a_record_comes_back_from_json_equal() -> None:
@@ -50,6 +50,13 @@ def test_small_numbers_are_not_rounded_to_nothing() -> None:
 def test_a_small_epsilon_is_not_described_as_a_large_one() -> None:
     assert "up to 73 % sure" in certainty(1.0)
     assert "almost sure" in certainty(8.0)
+
+
+def test_a_step_that_showed_more_than_was_charged_fails_the_report() -> None:
+    first, *others = example_record().sites
+    broken = replace(certificate(), refuting_mu=certificate().claimed_mu + 0.01)
+    record = replace(example_record(), sites=(replace(first, certificate=broken), *others))
+    assert [box.code for box in red_boxes(record)] == ["audit"]
 
 
 def test_red_boxes_do_not_rest_on_the_writer_of_the_record() -> None:

@@ -127,6 +127,14 @@ def test_a_run_without_privacy_never_claims_any(bare_folder: Path, name: str) ->
     assert not re.search(r"epsilon(?!, whatever)[^.]{0,20}\d", text)
 
 
+def test_the_budget_page_says_what_the_steps_audit_showed_and_what_it_cannot(folder: Path) -> None:
+    page = " ".join((folder / "budget" / "va.html").read_text().split())
+    assert "charged with mu 0.304" in page
+    assert "they showed at least 0.261 (epsilon 0.63) with 95 % confidence" in page
+    assert "nothing about the whole of the training" in page
+    assert json.loads((folder / "budget" / "va.json").read_text())["certificate"]["largest_mu"] == 0.611
+
+
 def test_test_noise_is_said_in_red_and_not_called_private(tmp_path: Path) -> None:
     record = example_record()
     write_all(tmp_path, replace(record, promise=replace(record.promise, random_source="test")))

@@ -1,0 +1,141 @@
+"""Training steps that break their promise, each in one way: what a self-check and an audit must see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from client import dp, shared_noise, train, trial
+from client.dp import Clipping
+from client.dp import clipped_sum as _sum
+from client.train import LocalTraining
+from common.bookkeeping.engine import ClippedSum
+from common.data.batch import Batch, take
+from common.privacy.lattice import share_std as _share_std
+from common.privacy.noise import NoiseSource
+from common.privacy.plan import PrivacyPlan
+
+_noise, _draw, _descend, _rows = train.add_noise, train.draw_sample, train._descend, dp.row_gradients
+Gradients = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """Attributes of modules and what stands in their place."""
+
+    patches: tuple[tuple[object, str, Callable[..., object]], ...]
+
+    def plant(self, into: pytest.MonkeyPatch) -> None:
+        """Break the code until the test ends."""
+        for module, name, broken in self.patches:
+            into.setattr(module, name, broken)
+
+
+def _clipping(broken: Callable[[nn.Module, Batch, Clipping], Gradients]) -> Bug:
+    return Bug(((train, "clipped_sum", lambda *given: ClippedSum(broken(*given), 0)),))
+
+
+def _noising(broken: Callable[[Gradients, NoiseSource, str, PrivacyPlan], Gradients]) -> Bug:
+    return Bug(((train, "add_noise", broken),))
+
+
+def _drawing(broken: Callable[[Batch, LocalTraining, NoiseSource, int], Batch]) -> Bug:
+    return Bug(tuple((module, "draw_sample", broken) for module in (train, trial)))
+
+
+def _scaled(parts: Gradients, factor: float) -> Gradients:
+    return {name: part * factor for name, part in parts.items()}
+
+
+def _each_subject(model: nn.Module, batch: Batch, clipping: Clipping) -> list[Gradients]:
+    wide = replace(clipping, clip_norm=1e9)
+    return [_sum(model, take(batch, batch.subjects == one), wide).gradients for one in torch.unique(batch.subjects)]
+
+
+def _further(model: nn.Module, batch: Batch, clipping: Clipping) -> Gradients:
+    return _sum(model, batch, replace(clipping, clip_norm=math.sqrt(2) * clipping.clip_norm)).gradients
+
+
+def _apart(model: nn.Module, batch: Batch, clipping: Clipping) -> Gradients:
+    """Every parameter is clipped as if it were alone: two modalities' gradients reach sqrt(2) times as far together."""
+    total = _sum(model, take(batch, batch.subjects == -7), clipping).gradients
+    for gradients in _each_subject(model, batch, clipping):
+        for name, part in gradients.items():
+            total[name] = total[name] + part * min(1.0, clipping.clip_norm / max(float(part.norm()), 1e-300))
+    return total
+
+
+def _by_record(model: nn.Module, batch: Batch, clipping: Clipping) -> Gradients:
+    return _sum(model, replace(batch, subjects=torch.arange(len(batch))), clipping).gradients
+
+
+def _mean(model: nn.Module, batch: Batch, clipping: Clipping) -> Gradients:
+    drawn = max(1, len(torch.unique(batch.subjects)))
+    return _scaled(_sum(model, batch, clipping).gradients, MEAN_OF / drawn)
+
+
+def _fragile(model: nn.Module, batch: Batch, clipping: Clipping) -> Gradients:
+    whole = all(bool(torch.isfinite(value).all()) for value in batch.values.values())
+    return _scaled(_sum(model, batch, clipping).gradients, 1.0 if whole else math.nan)
+
+
+def _unequal(parts: Gradients, noise: NoiseSource, label: str, plan: PrivacyPlan) -> Gradients:
+    first, *_ = parts
+    return {**_noise(dict(parts), noise, label, plan), first: parts[first].clone() / plan.divisor}
+
+
+def _fixed_size(batch: Batch, training: LocalTraining, noise: NoiseSource, step: int) -> Batch:
+    subjects, place = torch.unique(batch.subjects, return_inverse=True)
+    assert training.plan is not None
+    order = np.argsort(noise.uniform(f"sampling/{step}", len(subjects)))
+    drawn = np.zeros(len(subjects), dtype=np.bool_)
+    drawn[order[: round(training.plan.sampling_rate * len(subjects))]] = True
+    return take(batch, torch.from_numpy(drawn)[place])
+
+
+def _lazy(model: nn.Module, training: LocalTraining, gradients: object) -> None:
+    first = next(iter(model.parameters()))
+    kept = first.detach().clone()
+    _descend(model, training, gradients)  # type: ignore[arg-type]
+    with torch.no_grad():
+        first.copy_(kept)
+
+
+MEAN_OF = 40.0  # the divisor of the plans that these bugs are planted under
+BUGS = {
+    "sqrt(2) times the sensitivity": _clipping(_further),
+    "modalities clipped apart": _clipping(_apart),
+    "records clipped apart": _clipping(_by_record),
+    "a mean over those drawn": _clipping(_mean),
+    "half the noise": _noising(lambda sums, noise, label, plan: _noise(sums, noise, label, _quieter(plan, 0.5))),
+    "the noise of one step again": _noising(lambda sums, noise, _label, plan: _noise(sums, noise, "step", plan)),
+}
+UNDER_SAMPLING = {
+    "batches of one size": _drawing(_fixed_size),
+    "everybody drawn": _drawing(lambda batch, *_: batch),
+    "the same subjects in every step": _drawing(lambda batch, training, noise, _: _draw(batch, training, noise, 0)),
+}
+BROKEN_SET_UPS = {
+    "gradients a thousandth too long": Bug(((dp, "row_gradients", lambda *given: 1.001 * _rows(*given)),)),
+    "one parameter without noise": _noising(_unequal),
+    "0.8 times the noise": _noising(lambda sums, noise, label, plan: _noise(sums, noise, label, _quieter(plan, 0.8))),
+    "another divisor": _noising(lambda sums, noise, label, plan: _scaled(_noise(sums, noise, label, plan), 1.01)),
+    "a number that is none spoils the sum": _clipping(_fragile),
+    "a part that does not move": Bug(((train, "_descend", _lazy),)),
+}
+SHARED = {
+    "half the share of noise": Bug(((shared_noise, "share_std", lambda *given: _share_std(*given) / 2),)),
+    "sqrt(2) times the sensitivity, shared": Bug(
+        ((shared_noise, "clipped_sum", lambda *given: ClippedSum(_further(*given), 0)),)
+    ),
+}
+
+
+def _quieter(plan: PrivacyPlan, factor: float) -> PrivacyPlan:
+    return replace(plan, noise_multiplier=factor * plan.noise_multiplier)
