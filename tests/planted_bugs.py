@@ -11,18 +11,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client import dp, shared_noise, train, trial
+from client import shared_noise, train, trial
 from client.dp import Clipping
 from client.dp import clipped_sum as _sum
 from client.train import LocalTraining
+from common.bookkeeping import engine
 from common.bookkeeping.engine import ClippedSum
+from common.bookkeeping.rows import RowIndex
 from common.data.batch import Batch, take
 from common.privacy.lattice import share_std as _share_std
 from common.privacy.noise import NoiseSource
 from common.privacy.plan import PrivacyPlan
 
-_noise, _draw, _descend, _rows = train.add_noise, train.draw_sample, train._descend, dp.row_gradients
+_noise, _draw, _descend, _part = train.add_noise, train.draw_sample, train._descend, engine.part_sum
 Gradients = dict[str, Tensor]
+
+
+def _longer(model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex, *, clip_norm: float) -> ClippedSum:
+    return _part(model, lambda: 1.001 * losses(), rows, clip_norm=clip_norm)
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ UNDER_SAMPLING = {
     "the same subjects in every step": _drawing(lambda batch, training, noise, _: _draw(batch, training, noise, 0)),
 }
 BROKEN_SET_UPS = {
-    "gradients a thousandth too long": Bug(((dp, "row_gradients", lambda *given: 1.001 * _rows(*given)),)),
+    "gradients a thousandth too long": Bug(((engine, "part_sum", _longer),)),
     "one parameter without noise": _noising(_unequal),
     "0.8 times the noise": _noising(lambda sums, noise, label, plan: _noise(sums, noise, label, _quieter(plan, 0.8))),
     "another divisor": _noising(lambda sums, noise, label, plan: _scaled(_noise(sums, noise, label, plan), 1.01)),
