@@ -129,10 +129,27 @@ def _audit(_experiment: str, out: Path, asked: Asked) -> None:
     Console().print(audited, timed)
 
 
+def _dp(_experiment: str, out: Path, asked: Asked) -> None:
+    from simulations.bench.dp import as_json, measure_dp, rows  # noqa: PLC0415
+
+    table = measure_dp(turns=1 if asked.quick else 3, steps=1 if asked.quick else 7)
+    (out / "dp.json").write_text(as_json(table))
+    if asked.as_json:
+        sys.stdout.write(json.dumps(json.loads(as_json(table))) + "\n")
+        return
+    shown = Table("CPU time of a step over non-private", "target", "ours", "Opacus hooks", "Opacus ghost", "torch.func")
+    for name in ("our memory", "non-private"):
+        shown.add_column(name)
+    for row in rows(table):
+        shown.add_row(*row)
+    Console().print(shown)
+
+
 _BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {
     "curve": _curve,
     "cost": _cost,
     "secagg": _secagg,
     "scale": _scale,
+    "dp": _dp,
     "audit": _audit,
 }

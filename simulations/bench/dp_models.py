@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.bookkeeping.rows import chunks_of, for_rows, take_rows
+
 CLASSES = 2
+_CHUNK_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,38 @@ def head(shape: Shape) -> Workload:
     return Workload(nn.Linear(shape.width, CLASSES), torch.randn(shape.rows, shape.width), _labels(shape))
 
 
+class TwoTowers(nn.Module):
+    """Two modalities, a tower of layers for each; the second one runs for the rows that have it, and for no other."""
+
+    def __init__(self, shape: Shape, present: Tensor) -> None:
+        """Build it for rows of which bool [row] `present` have the second modality."""
+        super().__init__()
+        self.first = nn.Sequential(*(Layer(shape.width) for _ in range(shape.layers // 2)))
+        self.second = nn.Sequential(*(Layer(shape.width) for _ in range(shape.layers // 2)))
+        self.head, self.present = nn.Linear(shape.width, CLASSES), present
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Give logits [row, class] of tokens [row, token, width], whose second half is the second modality's."""
+        one, two = tokens.chunk(2, dim=1)
+        pooled = self.first(one).mean(dim=1)
+        for rows in chunks_of(self.present, _CHUNK_ROWS):
+            with for_rows(rows):
+                more = self.second(take_rows(two, rows)).mean(dim=1)
+            pooled = pooled.index_add(0, rows[rows >= 0], more[rows >= 0])
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+def both(shape: Shape) -> Workload:
+    """Two towers; every row has both modalities."""
+    return _tokens(TwoTowers(shape, torch.ones(shape.rows, dtype=torch.bool)), shape)
+
+
+def half(shape: Shape) -> Workload:
+    """The same; every other row lacks the second modality."""
+    return _tokens(TwoTowers(shape, torch.arange(shape.rows) % 2 == 0), shape)
+
+
 def row_losses(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """One cross-entropy a row."""
     return functional.cross_entropy(model(inputs), labels, reduction="none")
@@ -159,4 +194,6 @@ WORKLOADS: dict[str, tuple[Callable[[Shape], Workload], Shape]] = {
     "bottleneck adapters": (adapters, Shape(rows=16, width=384, layers=6)),
     "GroupNorm CNN": (cnn, Shape(rows=32)),
     "head on cached features": (head, Shape(rows=256, width=768)),
+    "two modalities": (both, Shape(rows=32)),
+    "two modalities, half of the rows lack one": (half, Shape(rows=32)),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def ours(work: Workload) -> Iterator[Found]:
 @contextmanager
 def opacus_hooks(work: Workload) -> Iterator[Found]:
     """Opacus' hooks: a gradient a row, then one clip over all parameters."""
-    load_opacus_package()
+    _load_opacus()
     from opacus.grad_sample.grad_sample_module import GradSampleModule  # noqa: PLC0415
 
     wrapped = GradSampleModule(work.model, loss_reduction="sum")
@@ -70,7 +71,7 @@ def opacus_hooks(work: Workload) -> Iterator[Found]:
 @contextmanager
 def opacus_ghost(work: Workload) -> Iterator[Found]:
     """Opacus' ghost clipping: norms first, then a second backward pass of the weighted losses."""
-    load_opacus_package()
+    _load_opacus()
     from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (  # noqa: PLC0415
         GradSampleModuleFastGradientClipping,
     )
@@ -125,6 +126,13 @@ def step(work: Workload, found: Found, *, private: bool) -> None:
                 own = draws[start : start + parameter.numel()].view_as(parameter)
                 change, start = change + own * (_NOISE_MULTIPLIER * CLIP_NORM), start + parameter.numel()
             parameter.sub_(change.to(parameter.dtype), alpha=_LEARNING_RATE / len(work.labels))
+
+
+def _load_opacus() -> None:
+    """Opacus names parts of torch.distributed that its own package initialiser would have imported."""
+    for name in ("fsdp", "tensor"):
+        import_module(f"torch.distributed.{name}")
+    load_opacus_package()
 
 
 def _clipped(gradients: Gradients) -> Gradients:
