@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -86,7 +87,7 @@ class Scribe:
 
     def when(self) -> str:
         self.minute += 1
-        return f"2026-03-01T{self.minute // 60:02}:{self.minute % 60:02}:00+00:00"
+        return (datetime(2026, 3, 1, tzinfo=UTC) + timedelta(minutes=self.minute)).isoformat()
 
     def header(self, **changed: object) -> Facts:
         return {

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from common.verify.anchors import read_anchors
 from common.verify.explain import explain_run, show_subject
+from common.verify.finding import shown
 from common.verify.machine import as_json
 from common.verify.read import LedgerUnreadable, read_ledger
 from common.verify.show import show, show_findings
@@ -49,7 +50,7 @@ def run_verify(location: str, asked: Asked) -> int:
     verdict = verify(read_ledger(location), anchors, read_budget(asked.lifetime_epsilon, asked.policy))
     totals, subject = verdict.totals, None
     if asked.modality is not None and asked.subject is None:
-        raise LedgerUnreadable("--modality needs --subject: whose spending in this modality?")
+        raise LedgerUnreadable(f"--modality {shown(asked.modality)} needs --subject: whose spending is asked for?")
     if totals is not None and asked.subject is not None:
         subject = subject_spend(totals, verdict.membership, asked.subject, asked.modality)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)

@@ -16,6 +16,7 @@ from common.verify.totals import RunCost, Totals, best_epsilon
 from common.verify.verdict import Verdict
 
 MOST_ROWS = 40
+_MOST_NAMES = 5
 _LEFT = 2  # columns that hold words
 _PLACES = Decimal("1e-9")
 
@@ -166,7 +167,8 @@ def _show_classes(console: Console, totals: Totals) -> None:
     grid = table("Subjects in the same cohorts", ("cohorts", "reserved by entries", "subjects", "rho", "epsilon"))
     for each in totals.classes[:MOST_ROWS]:
         parts = sorted((names[root] for root in each.roots), key=lambda part: part[0].run.reserved_at)
-        cohorts = ", ".join(f"{shown(cohort)} of {shown(cost.run.name)}" for cost, cohort in parts)
+        cohorts = ", ".join(f"{shown(cohort)} of {shown(cost.run.name)}" for cost, cohort in parts[:_MOST_NAMES])
+        cohorts += f" and {len(parts) - _MOST_NAMES} more" if len(parts) > _MOST_NAMES else ""
         entries = shown_entries([cost.run.reserved_at for cost, _ in parts])
         add(grid, (cohorts, entries, str(each.subjects), f"{each.rho:.9f}", f"{each.epsilon:.6f}"))
     everyone = [cost.run.reserved_at for cost in totals.runs if cost.is_for_everyone()]
