@@ -21,6 +21,7 @@ class Finding:
 
 
 WHOLE = -1
+_MOST_RANGES = 12
 
 
 def is_hex(value: object, num_bytes: int) -> bool:
@@ -44,4 +45,6 @@ def shown_entries(numbers: list[int]) -> str:
             parts[-1].append(number)
         else:
             parts.append([number])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+    ranges = [f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts[:_MOST_RANGES]]
+    left = sum(len(part) for part in parts[_MOST_RANGES:])
+    return ", ".join(ranges) + (f" and {left} more" if left else "")

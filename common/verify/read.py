@@ -67,11 +67,14 @@ def _read_file(path: Path) -> Rows:
 
     With -wal and -shm beside it, a writer is at work (or died): SQLite's own locks give one moment. With neither,
     nobody is: the file alone is the ledger, and it is asked afterwards whether that was still so. With -wal alone, or
-    where this user may not lock, a copy is read.
+    where this user may not lock, a copy is read. (A ledger is write-ahead logged; where some tool made it another kind
+    of file, SQLite's locks keep a half-written one from being read.)
     """
-    log, index = (path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm"))
+    log, index, journal = (path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm", "-journal"))
     for _ in range(_ATTEMPTS):
         before = _state(path)
+        if journal.exists():
+            return _open(path, "mode=ro")
         if not log.exists():
             rows = _open(path, "mode=ro&immutable=1")
             if not log.exists() and _state(path) == before:

@@ -25,6 +25,10 @@ def show(console: Console, verdict: Verdict, name: str) -> None:
     """Print everything: problems last, where they are seen."""
     totals = verdict.totals
     if totals is not None:
+        if verdict.problems:
+            console.print(
+                Text("There are problems, named at the end: the figures are of what could be read.", style="red")
+            )
         _show_header(console, verdict, totals, name)
         _show_runs(console, totals)
         show_sum(console, totals)

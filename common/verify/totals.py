@@ -23,7 +23,8 @@ class ChargeCost:
     """One charge of a run.
 
     Attributes:
-        counted: releases that count: what was reserved, or what was released once the run is settled.
+        counted: releases that count: what was released once the run is settled; until then what was reserved, or what
+            was released where that is more.
         each: the cost of one release.
     """
 
@@ -190,7 +191,7 @@ def _run_cost(run: Run, membership: Membership, orders: Curve) -> RunCost:
 
 def _charge_cost(run: Run, charge: Charge, orders: Curve) -> ChargeCost:
     released = run.released[charge.purpose]
-    counted = charge.count if run.settled_at is None else released
+    counted = max(charge.count, released) if run.settled_at is None else released
     return ChargeCost(charge, released, counted, _curve(*_parameters(charge), orders))
 
 

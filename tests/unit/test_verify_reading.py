@@ -71,6 +71,21 @@ def test_a_ledger_that_a_crash_left_with_its_log_is_read_whole(tmp_path: Path, i
     assert after == before
 
 
+def test_a_half_written_file_of_another_journal_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "_WAIT_SECONDS", 0.1)
+    path = example().write(tmp_path / "ledger.sqlite")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("PRAGMA cache_spill = 1")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.executemany("INSERT INTO members VALUES (?, 'x' || zeroblob(3000))", [(i,) for i in range(100)])
+        assert (tmp_path / "ledger.sqlite-journal").exists()
+        with pytest.raises(LedgerUnreadable, match="locked"):
+            read_ledger(str(path))
+        connection.execute("ROLLBACK")
+    assert judged(path).problems == ()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write here")
 @pytest.mark.parametrize("live", [True, False])
 def test_somebody_who_may_only_read_can_verify(live: bool) -> None:
