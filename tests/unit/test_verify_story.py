@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.verify_ledgers import ORDERS, TABLE, Scribe, charge, complaints, example, judged
+from tests.verify_ledgers import ORDERS, TABLE, Row, Scribe, canonical, charge, complaints, example, judged
 
 Write = Callable[[Scribe], object]
 
@@ -162,6 +163,32 @@ def test_an_entry_that_contradicts_those_before_it_is_named(tmp_path: Path, name
     write(scribe)
     found = problems(scribe, tmp_path)
     assert any(complaint in text for text in found[3]), found
+
+
+def test_what_an_open_run_released_beyond_its_reservation_is_counted(tmp_path: Path) -> None:
+    scribe = begun()
+    reserved(scribe)
+    scribe.release("run-1", 1, count=25)
+    totals = judged(scribe.write(tmp_path / "ledger.sqlite")).totals
+    assert totals is not None
+    assert totals.rho == pytest.approx(25 * 4 / 50)
+
+
+def test_a_header_that_names_an_entry_before_it_is_found(tmp_path: Path) -> None:
+    scribe = Scribe()
+    scribe.append("settle", "an older life of this ledger", {"when": scribe.when()})
+    scribe.append("header", "", scribe.header())
+    reserved(scribe)
+    scribe.rows = [renumbered(scribe, row) for row in scribe.rows[1:]]
+    found = problems(scribe, tmp_path)
+    assert found[0] == ["it does not stand at the beginning: it names an entry before it"]
+
+
+def renumbered(scribe: Scribe, row: Row) -> Row:
+    """The same entry one place further up, signed by the ledger's own key; the one behind it names it as before."""
+    seq, kind, run, body, previous, *_ = row
+    digest = hashlib.sha256(canonical(["fedmosaic ledger 2", seq - 1, kind, run, body, previous]).encode()).hexdigest()
+    return seq - 1, kind, run, body, previous, digest, scribe.key.sign(digest.encode()).hex()
 
 
 @pytest.mark.parametrize("write", [lambda scribe: scribe.release("run-1", 5), lambda scribe: scribe.settle("run-1")])
