@@ -63,5 +63,5 @@ def run_verify(location: str, asked: Asked) -> int:
             show_subject(console, subject, totals)
         show_findings(console, verdict)
     else:
-        show(console, verdict, location.rpartition("@")[2])
+        show(console, verdict, location.rpartition("@")[2].partition("?")[0] if "://" in location else location)
     return PROBLEMS if verdict.problems else FINE

@@ -131,18 +131,20 @@ def _read_url(url: str) -> Rows:
     except SQLAlchemyError as error:
         raise LedgerUnreadable("the location is no database URL: write postgresql+psycopg://user@host/name") from error
     name = address.render_as_string(hide_password=True)
+    engine = None
     try:
         engine = create_engine(address)
         if engine.dialect.name == "postgresql":
             engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with engine.connect() as connection:
             tables = set(inspect(connection).get_table_names())
-            rows = _tables(tables, lambda query: [tuple(row) for row in connection.execute(text(query))], ())
-        engine.dispose()
+            return _tables(tables, lambda query: [tuple(row) for row in connection.execute(text(query))], ())
     except (SQLAlchemyError, ImportError) as error:
         reason = f"{name} cannot be read ({str(error).splitlines()[0]})"
         raise LedgerUnreadable(f"{reason}: check the address, the account and the driver") from error
-    return rows
+    finally:
+        if engine is not None:
+            engine.dispose()
 
 
 def _tables(tables: set[str], ask: Callable[[str], list[Row]], unguarded: tuple[str, ...]) -> Rows:
