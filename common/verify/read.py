@@ -55,7 +55,7 @@ def read_ledger(location: str) -> Rows:
     if not path.is_file():
         raise LedgerUnreadable(f"{path} is no file: give the path of a ledger, such as state/ledger.sqlite")
     try:
-        return _read_file(path)
+        return _read_file(path.resolve())  # a link's own folder has no -wal
     except (sqlite3.Error, OSError) as error:
         raise LedgerUnreadable(
             f"{path} cannot be read as a ledger ({error}): give the SQLite file itself, or restore it from a backup"
@@ -72,25 +72,41 @@ def _read_file(path: Path) -> Rows:
     """
     log, index, journal = (path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm", "-journal"))
     for _ in range(_ATTEMPTS):
-        before = _state(path)
         if journal.exists():
             return _open(path, "mode=ro")
-        if not log.exists():
-            rows = _open(path, "mode=ro&immutable=1")
-            if not log.exists() and _state(path) == before:
-                return rows
-            continue
-        if index.exists():
-            try:
-                return _open(path, "mode=ro")
-            except sqlite3.OperationalError as error:
-                if "no such" in str(error):
-                    raise
-        with tempfile.TemporaryDirectory() as folder:
-            copies = [Path(shutil.copyfile(source, Path(folder, source.name))) for source in (path, log)]
-            if _state(path) == before:
-                return _open(copies[0], "mode=ro")
+        rows = _with_log(path, log, has_index=index.exists()) if log.exists() else _alone(path, log)
+        if rows is not None:
+            return rows
     raise LedgerUnreadable(f"{path} changes faster than it can be read: try again when no run is at work")
+
+
+def _alone(path: Path, log: Path) -> Rows | None:
+    """Read a file that nobody has open; None where somebody had."""
+    before = _state(path)
+    try:
+        rows = _open(path, "mode=ro&immutable=1")
+    except sqlite3.DatabaseError:
+        if _state(path) == before and not log.exists():
+            raise
+        return None
+    return rows if _state(path) == before and not log.exists() else None
+
+
+def _with_log(path: Path, log: Path, *, has_index: bool) -> Rows | None:
+    """Read a file and its log, in place where SQLite can lock them there; None where they changed meanwhile."""
+    if has_index:
+        try:
+            return _open(path, "mode=ro")
+        except sqlite3.OperationalError as error:
+            if "no such" in str(error):
+                raise
+    before = _state(path)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            copies = [Path(shutil.copyfile(source, Path(folder, source.name))) for source in (path, log)]
+        except FileNotFoundError:
+            return None
+        return _open(copies[0], "mode=ro") if _state(path) == before else None
 
 
 def _state(path: Path) -> tuple[int, int, int]:
@@ -99,7 +115,7 @@ def _state(path: Path) -> tuple[int, int, int]:
 
 
 def _open(path: Path, how: str) -> Rows:
-    address = f"file:{quote(str(path.resolve()))}?{how}"
+    address = f"file:{quote(str(path))}?{how}"
     with closing(sqlite3.connect(address, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)) as connection:
         # Text that is no UTF-8 must reach the checks, as something that cannot be what was signed.
         connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")

@@ -26,6 +26,18 @@ print(len(read_ledger(sys.argv[1]).entries))
 """
 
 
+BUSY = """
+import sys
+from pathlib import Path
+from tests.ledger_bench import LedgerBench, charges_of
+bench = LedgerBench(Path(sys.argv[1]))
+for number in range(25):
+    with bench.open() as ledger:
+        ledger.reserve(f"busy-{number}", "ab" * 32, charges_of(2000.0))
+        ledger.release(f"busy-{number}", 1, "task", "training", 1)
+"""
+
+
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
 
@@ -50,6 +62,15 @@ def test_a_ledger_is_read_while_its_writer_has_it_open(tmp_path: Path) -> None:
     assert judged(bench.path).problems == ()
 
 
+def test_a_link_to_a_ledger_is_followed_to_its_log(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    bench = real_ledger(tmp_path / "site")
+    (tmp_path / "link.sqlite").symlink_to(bench.path)
+    with bench.open() as ledger:
+        ledger.release("run-2", 1, "task", "training", 1)
+        assert len(read_ledger(str(tmp_path / "link.sqlite")).entries) == 8
+
+
 def test_a_ledger_is_read_while_somebody_holds_it_locked(tmp_path: Path) -> None:
     bench = real_ledger(tmp_path)
     with bench.open() as ledger, ledger.store.writing():
@@ -57,6 +78,20 @@ def test_a_ledger_is_read_while_somebody_holds_it_locked(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("index", [True, False])
+def test_every_moment_of_a_busy_writer_is_a_whole_ledger(tmp_path: Path) -> None:
+    bench, lengths = real_ledger(tmp_path), []
+    with subprocess.Popen([sys.executable, "-c", BUSY, str(tmp_path)]) as writer:
+        while writer.poll() is None:
+            verdict = judged(bench.path)
+            assert verdict.problems == ()
+            lengths.append(len(verdict.entries))
+    assert writer.returncode == 0
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 3
+    assert len(judged(bench.path).entries) == 7 + 2 * 25
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity.pem", "ledger.sqlite"]
+
+
 def test_a_ledger_that_a_crash_left_with_its_log_is_read_whole(tmp_path: Path, index: bool) -> None:
     (tmp_path / "live").mkdir()
     (tmp_path / "left").mkdir()
