@@ -41,7 +41,8 @@ def show_subject(console: Console, spend: SubjectSpend, totals: Totals) -> None:
     columns = ("run", "entries", "cohort", "path to its root", "rho")
     grid = table(f"Subject {spend.pseudonym[:16]}... at order {totals.header.order:g}{of}", columns)
     for part in spend.parts:
-        proof = f"{len(part.path)} hashes: {'leads there' if part.is_member else 'DOES NOT LEAD THERE'}"
+        steps = "1 hash" if len(part.path) == 1 else f"{len(part.path)} hashes"
+        proof = f"{steps}: {'leads there' if part.is_member else 'DOES NOT LEAD THERE'}"
         cohort, proof = ("everyone", "none: no cohorts") if part.cohort is None else (shown(part.cohort), proof)
         entries = shown_entries(part.cost.run.entries())
         add(grid, (shown(part.cost.run.name), entries, cohort, proof, f"{part.rho:.9f}"))

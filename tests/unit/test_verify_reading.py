@@ -77,7 +77,6 @@ def test_a_ledger_is_read_while_somebody_holds_it_locked(tmp_path: Path) -> None
         assert len(read_ledger(str(bench.path)).entries) == 7
 
 
-@pytest.mark.parametrize("index", [True, False])
 def test_every_moment_of_a_busy_writer_is_a_whole_ledger(tmp_path: Path) -> None:
     bench, lengths = real_ledger(tmp_path), []
     with subprocess.Popen([sys.executable, "-c", BUSY, str(tmp_path)]) as writer:
@@ -92,6 +91,7 @@ def test_every_moment_of_a_busy_writer_is_a_whole_ledger(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["identity.pem", "ledger.sqlite"]
 
 
+@pytest.mark.parametrize("index", [True, False])
 def test_a_ledger_that_a_crash_left_with_its_log_is_read_whole(tmp_path: Path, index: bool) -> None:
     (tmp_path / "live").mkdir()
     (tmp_path / "left").mkdir()
