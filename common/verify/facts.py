@@ -99,6 +99,9 @@ class _Fields:
         self._values: dict[str, object] = dict(values)
         self._what = what
 
+    def has(self, name: str) -> bool:
+        return name in self._values
+
     def take(self, name: str) -> object:
         if name not in self._values:
             raise BadBody(f"{self._what} has no {name}")
@@ -195,12 +198,9 @@ def _header(fields: _Fields, _version: int) -> Header:
 
 def _schema(fields: _Fields) -> int:
     """The version that a header says; version 2 did not say it."""
-    try:
-        schema = fields.whole("schema", OLDEST)
-    except BadBody as error:
-        if "has no" in str(error):
-            return OLDEST
-        raise
+    if not fields.has("schema"):
+        return OLDEST
+    schema = fields.whole("schema", OLDEST)
     if schema != NEWEST:
         raise BadBody(f"schema is {schema}, which this reader does not know")
     return schema
