@@ -93,11 +93,14 @@ def anchor_sentence(anchors: Anchors, header: Header | None, entries: Sequence[E
         vouched = max(fitting)
         later = f" What was appended since (entries {vouched} to {length - 1}) could still be dropped unseen."
         return f"A receipt vouches for the first {vouched} entries." + (later if vouched < length else "")
-    if anchors.public_key or anchors.roster:
+    known = [key for key in (anchors.public_key, (anchors.roster or {}).get(header.site)) if key is not None]
+    if known and set(known) == {header.public_key}:
         return (
-            "The key is known from outside, so nobody else wrote these entries. No receipt was given: an older copy of"
-            " this ledger, or one that its own institution wrote anew, would pass as well."
+            "The key is known from outside: only its holder can have signed these entries. No receipt vouches for them:"
+            " an older copy of this ledger, or one that its own institution wrote anew, would pass as well."
         )
+    if known or anchors.roster is not None:
+        return "What is known from outside is not this ledger's key: nothing vouches for it."
     return (
         "Nothing from outside anchors this ledger: whoever holds the file could have written all of it anew with a key"
         " of their own, or put an older copy in its place. Give --receipt, and --public-key or --roster."
