@@ -99,6 +99,35 @@ def bench(  # noqa: PLR0913  (each is an option of the command)
         run_bench(name, experiment, out, Asked(tuple(epsilon or ()), as_json, quick))
 
 
+@app.command(epilog="Example: fedmosaic verify state/ledger.sqlite --receipt receipt.json --policy policy.yaml")
+def verify(  # noqa: PLR0913  (each is an option of the command)
+    ledger: Annotated[str, typer.Argument(help="A ledger's file, or the URL of its database.")],
+    *,
+    receipt: Annotated[
+        list[Path] | None, typer.Option(help="A receipt that left the site, or a list of them; may be repeated.")
+    ] = None,
+    public_key: Annotated[str | None, typer.Option(help="The institution's key, in hex, as you know it.")] = None,
+    roster: Annotated[Path | None, typer.Option(help="The consortium's roster, which lists that key.")] = None,
+    lifetime_epsilon: Annotated[float | None, typer.Option(help="Hold the total against this budget.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="Hold it against this policy.yaml's budget.")] = None,
+    explain: Annotated[str | None, typer.Option(metavar="RUN", help="Follow one run back to its entries.")] = None,
+    subject: Annotated[str | None, typer.Option(metavar="PSEUDONYM", help="What one subject has spent.")] = None,
+    modality: Annotated[str | None, typer.Option(help="With --subject: in this modality only.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object (docs/ledger.md).")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
+) -> None:
+    """Recompute all that a privacy ledger says from its entries, with code that shares nothing with its writer.
+
+    Exit code: 0 nothing is wrong, 1 something is, 2 a file could not be read.
+    """
+    with _errors(debug=debug):
+        from common.verify.command import Asked, run_verify  # noqa: PLC0415
+
+        budget = lifetime_epsilon, policy
+        asked = Asked(tuple(receipt or ()), public_key, roster, *budget, explain, subject, modality, as_json)
+        raise typer.Exit(run_verify(ledger, asked))
+
+
 class _Errors(AbstractContextManager[None]):
     """One line on stderr and an exit code; a traceback only where one is asked for."""
 
@@ -125,7 +154,7 @@ def _code(error: BaseException) -> int:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"Refused", "RunRefused"}:
         return REFUSED
-    return WRONG if names & {"ConfigError", "DataError"} else FAILED
+    return WRONG if names & {"ConfigError", "DataError", "LedgerUnreadable"} else FAILED
 
 
 def _sentence(error: BaseException) -> str:

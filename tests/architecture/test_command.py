@@ -31,7 +31,9 @@ def ask(*arguments: str) -> tuple[str, dict[str, Any]]:
     return done.stdout, json.loads(done.stderr.splitlines()[-1])
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("simulate", "--help"), ("report", "--help"), ("bench", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("simulate", "--help"), ("report", "--help"), ("bench", "--help"), ("verify", "--help")]
+)
 def test_help_loads_nothing_heavy_and_shows_an_example(arguments: tuple[str, ...]) -> None:
     text, told = ask(*arguments)
     assert told["code"] == 0
@@ -41,7 +43,7 @@ def test_help_loads_nothing_heavy_and_shows_an_example(arguments: tuple[str, ...
 
 def test_the_root_lists_the_commands_that_exist() -> None:
     text, _ = ask("--help")
-    assert {"simulate", "report"} <= set(text.split())
+    assert {"simulate", "report", "verify"} <= set(text.split())
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:
