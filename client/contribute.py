@@ -12,6 +12,7 @@ from torch import nn
 from client.arithmetic import rows_at_once
 from client.enrolment import Agreement, load_key_of, open_ledger
 from client.evaluate import count_table
+from client.features import with_features
 from client.personal import load_personal, save_personal
 from client.policy import Refused, read_policy
 from client.shared_noise import shared_step
@@ -121,7 +122,8 @@ class Work:
         """All records of one cohort."""
         data = self.data()
         rows = np.flatnonzero(data.split[data.row_subject] == split)
-        return assemble(data, self.schema, self.normaliser(), rows)
+        batch = assemble(data, self.schema, self.normaliser(), rows)
+        return with_features(self.site, self.agreement.config, batch, split, rows=self.rows_at_once())
 
     def model(self) -> nn.Module:
         """The model as the request's weights and the site's own personal blocks make it."""

@@ -88,6 +88,10 @@ class Policy(BaseModel):
         " password belongs into a file that PGPASSFILE names.",
     )
 
+    encrypt_features: bool = Field(
+        default=False, description="Whether what frozen encoders said of records is encrypted where it is kept."
+    )
+
     @model_validator(mode="after")
     def _run_within_lifetime(self) -> Self:
         if self.per_run_epsilon is not None and self.per_run_epsilon > self.lifetime_epsilon:

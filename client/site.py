@@ -61,6 +61,11 @@ class Site:
         """The secret key of the subjects' pseudonyms in the ledger."""
         return self.state / "pseudonyms.key"
 
+    @property
+    def features_path(self) -> Path:
+        """What frozen encoders said of this site's records."""
+        return self.state / "features"
+
     def run_folder(self, run: str) -> Path:
         """What this site keeps of one run: its enrolment, its stages, its personal blocks."""
         if not RUN_NAME.fullmatch(run):

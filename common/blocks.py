@@ -63,7 +63,12 @@ def held_blocks(blocks: Iterable[str], held_modalities: Iterable[str]) -> tuple[
 
 def is_personal(block: str, personal: Sequence[str]) -> bool:
     """Tell whether a block stays at the site: it is named, or it stands under a named family (`head`: head/disease)."""
-    return any(block == entry or block.startswith(f"{entry.rstrip('/')}/") for entry in personal)
+    return is_named(block, personal)
+
+
+def is_named(block: str, entries: Sequence[str]) -> bool:
+    """Tell whether a block is one of the entries, or stands under one that is a family."""
+    return any(block == entry or block.startswith(f"{entry.rstrip('/')}/") for entry in entries)
 
 
 def flatten(model: nn.Module, blocks: Iterable[str]) -> dict[str, np.ndarray]:

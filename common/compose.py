@@ -55,6 +55,8 @@ def validate(text: str) -> Config:
         raise ConfigError(_sentence(error)) from error
     if config.federation.personal and config.data_schema is not None:
         _check_personal(config, config.data_schema)
+    if config.model.frozen and config.data_schema is not None:
+        _check_frozen(config.model.frozen, tuple(config.data_schema.modalities))
     return config
 
 
@@ -67,6 +69,16 @@ def _check_personal(config: Config, schema: Schema) -> None:
     for entry in config.federation.personal:
         if not any(is_personal(block, (entry,)) for block in blocks):
             raise ConfigError(f"federation.personal: the blocks are {', '.join(blocks)}, got {entry!r}")
+
+
+def _check_frozen(frozen: tuple[str, ...], modalities: tuple[str, ...]) -> None:
+    """Whoever means to freeze an encoder, and misspells it, would train it."""
+    from common.blocks import is_named  # noqa: PLC0415
+
+    encoders = tuple(f"encoder/{name}" for name in modalities)
+    for entry in frozen:
+        if not any(is_named(block, (entry,)) for block in encoders):
+            raise ConfigError(f"model.frozen: the encoders are {', '.join(encoders)}, got {entry!r}")
 
 
 def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:

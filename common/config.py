@@ -42,6 +42,11 @@ class ModelConfig(Section):
     layers: int = Field(1, ge=1, le=48, description="Layers of the fusion transformer.")
     heads: int = Field(2, ge=1, le=64, description="Attention heads; must divide width.")
     feedforward: int = Field(32, ge=2, description="Width of the feed-forward layer of a block.")
+    frozen: tuple[str, ...] = Field(
+        (),
+        description="Encoder blocks (names, or `encoder` for all) that are not trained: they run once a record, and"
+        " neither noise nor secure sums see them.",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:
@@ -205,6 +210,8 @@ class Config(Section):
             )
         if self.data.kind == "folders" and self.data.root is None:
             raise ValueError("data=folders needs data.root=DIR, the directory that holds one folder per site")
+        if self.model.frozen and self.model.kind != "transformer":
+            raise ValueError(f"model.frozen needs model=transformer, which has encoders, got {self.model.kind}")
         if self.privacy.kind == "distributed":
             self._check_distributed()
         return self

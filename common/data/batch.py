@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class Batch:
         labels: by task, int64 [batch]; -1: unknown.
         attributes: by attribute, int64 [batch]; -1: unknown.
         subjects: int64 [batch], the row's subject: an index that has a meaning within this site only.
+        encoded: by modality with a frozen encoder, float32 [batch, time, width]: its tokens, computed once a record.
     """
 
     values: dict[str, Tensor]
@@ -33,6 +34,7 @@ class Batch:
     labels: dict[str, Tensor]
     attributes: dict[str, Tensor]
     subjects: Tensor
+    encoded: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -106,6 +108,7 @@ def _filled(batch: Batch, number: int) -> Batch:
         labels=with_rows(batch.labels, -1),
         attributes=with_rows(batch.attributes, -1),
         subjects=torch.cat([batch.subjects, _rows(batch.subjects, number, NOBODY)]),
+        encoded=with_rows(batch.encoded, 0.0),
     )
 
 
@@ -122,4 +125,5 @@ def take(batch: Batch, rows: Tensor) -> Batch:
         labels={name: label[rows] for name, label in batch.labels.items()},
         attributes={name: level[rows] for name, level in batch.attributes.items()},
         subjects=batch.subjects[rows],
+        encoded={name: tokens[rows] for name, tokens in batch.encoded.items()},
     )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.blocks import blocks_of, flatten, is_personal
+from common.blocks import block_of, blocks_of, flatten, is_named, is_personal
 from common.config import Config
 from common.data.schema import Schema
 from common.models.additive import AdditiveModel
@@ -31,6 +31,7 @@ def build_model(config: Config, schema: Schema, *, seed: int) -> nn.Module:
     """Build the model with its first weights.
 
     Guarantees:
+        frozen: what config.model.frozen names is not trainable, so that no list of blocks has it.
         the same everywhere: weights depend on `seed` and their own name only; torch's global generator is not touched,
             and one more modality changes no other part's first weights.
 
@@ -51,6 +52,9 @@ def build_model(config: Config, schema: Schema, *, seed: int) -> nn.Module:
                 # Zero is as good a start as any for a linear answer, and needs no luck.
                 for parameter in module.parameters():
                     nn.init.zeros_(parameter)
+    for name, parameter in model.named_parameters():
+        if is_named(block_of(name), config.model.frozen):
+            parameter.requires_grad_(False)
     return model
 
 

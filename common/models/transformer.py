@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.blocks import module_key
 from common.config import Config
@@ -37,11 +37,18 @@ class TransformerModel(nn.Module):
         self._modalities, self._with_auxiliary, self._width = tuple(schema.modalities), with_auxiliary, width
         self._task = config.objective.task
 
+    def _encode(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One modality's tokens and their mask: those that a frozen encoder gave before, where the batch has them."""
+        if name not in batch.encoded:
+            tokens, mask = self.encoders[module_key(name)](batch.values[name], batch.mask[name])
+            return tokens, mask
+        return batch.encoded[name].masked_fill(~batch.mask[name].unsqueeze(-1), 0.0), batch.mask[name]
+
     def forward(self, batch: Batch) -> Outputs:
         """Answer for every row of the batch."""
         tokens, masks = {}, {}
         for name in self._modalities:
-            encoded, masks[name] = self.encoders[module_key(name)](batch.values[name], batch.mask[name])
+            encoded, masks[name] = self._encode(name, batch)
             tokens[name] = encoded + time_code(batch.seconds[name], self._width)
         logits = self.heads[module_key(self._task)](self.fusion(tokens, masks))
         auxiliary = {
