@@ -147,8 +147,11 @@ class Scribe:
             connection.executemany("INSERT INTO cohorts VALUES (?, ?, ?)", self.cohorts)
             connection.executemany("INSERT INTO members VALUES (?, ?)", self.members)
             connection.executemany("INSERT INTO schema_version VALUES (?)", [(each,) for each in self.versions])
+            if not self.versions:  # version 2 had one table
+                connection.executescript("DROP TABLE cohorts; DROP TABLE members; DROP TABLE schema_version")
             for trigger in TRIGGERS.values():
-                connection.execute(trigger)
+                if self.versions or trigger.startswith("CREATE TRIGGER entries"):
+                    connection.execute(trigger)
             connection.commit()
         return path
 
@@ -191,6 +194,24 @@ def example() -> Scribe:
         scribe.release(run, 1)
         scribe.release(run, 2)
         if run == "run-1":
+            scribe.settle(run)
+    return scribe
+
+
+def old_example() -> Scribe:
+    """A ledger of version 2: header, a settled run of two releases, an open run of one."""
+    scribe = Scribe(versions=[])
+    header = scribe.header()
+    del header["schema"]
+    scribe.append("header", "", header)
+    known = ("cohort", "purpose", "mechanism", "noise_multiplier", "sampling_rate", "count")
+    old = {name: value for name, value in charge("training", "train").items() if name in known}
+    for run, rounds in (("run-1", 2), ("run-2", 1)):
+        scribe.append("reserve", run, {"plan": "hash", "charges": [old], "when": scribe.when()})
+        for number in range(1, rounds + 1):
+            facts: Facts = {"round": number, "stage": "task", "purpose": "training", "count": 1}
+            scribe.append("release", run, facts | {"when": scribe.when()})
+        if rounds == 2:
             scribe.settle(run)
     return scribe
 

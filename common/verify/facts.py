@@ -52,7 +52,7 @@ class Charge:
 
 @dataclass(frozen=True)
 class Reservation:
-    """A run's charges; roots by cohort are None where version 2 did not write them."""
+    """A run's charges; roots by cohort are None where it names none, so that every subject pays."""
 
     plan: str
     charges: tuple[Charge, ...]
@@ -107,9 +107,9 @@ class _Fields:
             raise BadBody(f"{self._what} has no {name}")
         return self._values.pop(name)
 
-    def text(self, name: str) -> str:
+    def text(self, name: str, *, may_be_empty: bool = False) -> str:
         value = self.take(name)
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not (value or may_be_empty):
             raise BadBody(f"{name} is no text but {shown(value)}")
         return value
 
@@ -214,10 +214,10 @@ def _reserve(fields: _Fields, version: int) -> Reservation:
         raise BadBody(f"it reserves {shown(twice[0])} more than once")
     roots: dict[str, str] | None = None
     if version > OLDEST:
-        roots = _roots(fields.take("cohorts"))
-        fields.text("bundle")
-        missing = sorted({charge.cohort for charge in charges} - set(roots))
-        if missing:
+        roots = _roots(fields.take("cohorts")) if fields.has("cohorts") else None
+        fields.text("bundle", may_be_empty=True)
+        missing = sorted({charge.cohort for charge in charges} - set(roots or {}))
+        if roots is not None and missing:
             raise BadBody(f"it names no root for cohort {shown(missing[0])}")
     return Reservation(fields.text("plan"), charges, roots, fields.when())
 
@@ -253,7 +253,7 @@ def _charge(fields: _Fields, version: int) -> Charge:
 
 def _release(fields: _Fields, version: int) -> Release:
     if version > OLDEST:
-        fields.text("request")
+        fields.text("request", may_be_empty=True)
     number, count = fields.whole("round", 0), fields.whole("count", 1)
     return Release(number, fields.text("stage"), fields.text("purpose"), count, fields.when())
 

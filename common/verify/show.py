@@ -167,10 +167,11 @@ def _where(cost: RunCost) -> str:
 
 
 def _show_classes(console: Console, totals: Totals) -> None:
-    names = {cohort.root: (cost, cohort.cohort) for cost in totals.runs for cohort in cost.cohorts if cohort.root}
+    reserved = [(cost, cost.run.reservation) for cost in totals.runs]
+    named = {root: (cost, cohort) for cost, said in reserved if said for cohort, root in (said.roots or {}).items()}
     grid = table("Subjects in the same cohorts", ("cohorts", "reserved by entries", "subjects", "rho", "epsilon"))
     for each in totals.classes[:MOST_ROWS]:
-        parts = sorted((names[root] for root in each.roots), key=lambda part: part[0].run.reserved_at)
+        parts = sorted((named[root] for root in each.roots if root in named), key=lambda part: part[0].run.reserved_at)
         cohorts = ", ".join(f"{shown(cohort)} of {shown(cost.run.name)}" for cost, cohort in parts[:_MOST_NAMES])
         cohorts += f" and {len(parts) - _MOST_NAMES} more" if len(parts) > _MOST_NAMES else ""
         entries = shown_entries([cost.run.reserved_at for cost, _ in parts])

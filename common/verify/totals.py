@@ -223,7 +223,8 @@ def _classes(
 
 
 def _reads(charge: Charge, modality: str | None) -> bool:
-    return modality is None or charge.modalities is None or modality in charge.modalities
+    """Whether a charge reads a modality; one that names none may read any."""
+    return modality is None or not charge.modalities or modality in charge.modalities
 
 
 def _sum(curves: Iterable[Curve]) -> Curve:

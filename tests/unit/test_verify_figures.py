@@ -108,6 +108,16 @@ def test_a_subjects_spending_in_all_and_in_one_modality(
     assert sum(part.rho for part in spend.parts) == pytest.approx(rho)
 
 
+def test_a_charge_that_names_no_modality_may_read_any(tmp_path: Path) -> None:
+    scribe = example()
+    roots = {"train": scribe.cohort(["ada"]), "spare": scribe.cohort(["ida"])}
+    scribe.reserve("run-3", [charge("training", "train", modalities=[])], roots)
+    verdict = judged(scribe.write(tmp_path / "ledger.sqlite"))
+    spend = subject_spend(totals_of(verdict), verdict.membership, pseudonym("ada"), "labs")
+    assert spend.rho == pytest.approx(12 * STEP + 10 * ORDER / 50)
+    assert "spare of run-3" in printed(verdict)  # a cohort that no charge reads has members too
+
+
 def test_a_path_leads_to_its_root_and_no_other_subjects_leaf_does() -> None:
     for size in range(1, 18):
         scribe = Scribe()

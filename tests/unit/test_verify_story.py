@@ -109,7 +109,7 @@ RESERVATIONS: dict[str, tuple[Write, str]] = {
         "its cohort abababababababab... is not in the table of cohorts",
     ),
     "no charges": (lambda scribe: scribe.append("reserve", "run-1", {"charges": "none"}), "charges is no list"),
-    "no bundle": (lambda scribe: reserved(scribe, bundle=""), "bundle is no text"),
+    "no bundle": (lambda scribe: reserved(scribe, bundle=None), "bundle is no text"),
     "an unknown field": (lambda scribe: reserved(scribe, note="x"), "has a field that nobody knows: note"),
     "a body that is no JSON": (lambda scribe: scribe.append_body("reserve", "run-1", "{"), "its body is no JSON"),
     "a body with a space": (lambda scribe: scribe.append_body("reserve", "run-1", "{ }"), "not in the one form"),
@@ -150,7 +150,7 @@ AFTERWARDS: dict[str, tuple[Write, str]] = {
     "too many": (lambda scribe: scribe.release("run-1", 2, count=10), "11 of training are released by now, and 10"),
     "another purpose": (lambda scribe: scribe.release("run-1", 2, "audit"), "1 of audit are released by now, and 0"),
     "a release of none": (lambda scribe: scribe.release("run-1", 2, count=0), "count is 0, not a whole number from 1"),
-    "no request": (lambda scribe: scribe.release("run-1", 2, request=""), "request is no text"),
+    "no request": (lambda scribe: scribe.release("run-1", 2, request=None), "request is no text"),
 }
 
 
@@ -219,7 +219,19 @@ def test_a_ledger_that_was_brought_from_version_2_to_3_passes(tmp_path: Path) ->
 def test_an_entry_of_version_2_after_the_migration_is_named(tmp_path: Path) -> None:
     scribe = begun()
     scribe.append("reserve", "run-1", {"plan": "hash", "charges": [], "when": scribe.when()})
-    assert "its body (reserve) has no cohorts" in problems(scribe, tmp_path)[1]
+    assert "its body (reserve) has no bundle" in problems(scribe, tmp_path)[1]
+
+
+def test_everyone_pays_for_a_reservation_that_names_no_cohorts(tmp_path: Path) -> None:
+    scribe = begun()
+    facts: dict[str, object] = {"plan": "hash", "charges": [charge("training", "train")], "bundle": ""}
+    scribe.append("reserve", "run-1", facts | {"when": scribe.when()})
+    reserved(scribe, "run-2")
+    verdict = judged(scribe.write(tmp_path / "ledger.sqlite"))
+    assert verdict.problems == ()
+    assert verdict.totals is not None
+    assert verdict.totals.everyone == pytest.approx(10 * 4 / 50)
+    assert verdict.totals.classes[0].rho == pytest.approx(20 * 4 / 50)
 
 
 def test_a_subject_in_two_cohorts_of_one_run_is_found(tmp_path: Path) -> None:

@@ -10,22 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.verify_ledgers import complaints, edited, example, judged, real_ledger, without_keys
+from tests.verify_ledgers import complaints, edited, example, judged, old_example, real_ledger, without_keys
 
 Maker = Callable[[Path], Path]
 
 
-def version_2(folder: Path) -> Path:
+def todays(folder: Path) -> Path:
     return real_ledger(folder).path
+
+
+def version_2(folder: Path) -> Path:
+    return old_example().write(folder / "ledger.sqlite")
 
 
 def version_3(folder: Path) -> Path:
     return example().write(folder / "ledger.sqlite")
 
 
-MAKERS: dict[str, Maker] = {"version 2": version_2, "version 3": version_3}
+MAKERS: dict[str, Maker] = {"the institution's own": todays, "version 2": version_2, "version 3": version_3}
 COLUMNS = ("kind", "run", "body", "previous", "digest", "signature")
-LAST = {"version 2": 6, "version 3": 7}
+LAST = {"the institution's own": 6, "version 2": 6, "version 3": 7}
 
 
 @pytest.fixture(params=MAKERS)
