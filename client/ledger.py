@@ -131,7 +131,8 @@ class Ledger(AbstractContextManager["Ledger"]):
             asked = RunAccount(run, plan_hash, now(), tuple(charges))
             earlier = () if terms is not None and terms.leave_out else tuple(book.accounts.values())
             self._check_budget((*earlier, asked), book.order)
-            facts: dict[str, object] = {"plan": plan_hash, "charges": [charge_to_facts(charge) for charge in charges]}
+            reserved = [charge_to_facts(charge) for charge in charges]
+            facts: dict[str, object] = {"plan": plan_hash, "charges": reserved, "bundle": ""}
             if terms is not None:
                 accounts = self._accounts(pen, book) if terms.leave_out else None
                 facts |= freeze(

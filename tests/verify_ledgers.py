@@ -123,6 +123,7 @@ class Scribe:
 
     def reserve(self, run: str, charges: Sequence[Facts], cohorts: dict[str, str], **changed: object) -> Row:
         facts: Facts = {"plan": "ab" * 32, "charges": list(charges), "cohorts": cohorts, "bundle": "cd" * 32}
+        facts["pseudonyms"] = "ef" * 32
         return self.append("reserve", run, facts | {"when": self.when()} | changed)
 
     def release(self, run: str, round: int, purpose: str = "training", count: int = 1, **changed: object) -> Row:

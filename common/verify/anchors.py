@@ -71,7 +71,9 @@ def read_anchors(receipts: Sequence[Path], public_key: str | None, roster: Path 
 def check_anchors(anchors: Anchors, header: Header | None, entries: Sequence[Entry]) -> Iterator[Finding]:
     """Hold the ledger against all that is known from outside."""
     by_number = {entry.seq: entry for entry in entries}
-    for receipt in anchors.receipts:
+    # A run's list has the receipts of all its sites: where this one's is among them, the others say nothing of it.
+    own = [receipt for receipt in anchors.receipts if header is not None and receipt.site == header.site]
+    for receipt in own or anchors.receipts:
         yield from _check_receipt(receipt, header, by_number)
     if header is None:
         return

@@ -52,11 +52,15 @@ class Charge:
 
 @dataclass(frozen=True)
 class Reservation:
-    """A run's charges; roots by cohort are None where it names none, so that every subject pays."""
+    """A run's charges; roots by cohort are None where it names none, so that every subject pays.
+
+    `pseudonyms` stands for the key that the cohorts' pseudonyms were made with; None where there are no cohorts.
+    """
 
     plan: str
     charges: tuple[Charge, ...]
     roots: Mapping[str, str] | None
+    pseudonyms: str | None
     when: datetime
 
 
@@ -213,13 +217,15 @@ def _reserve(fields: _Fields, version: int) -> Reservation:
     if twice:
         raise BadBody(f"it reserves {shown(twice[0])} more than once")
     roots: dict[str, str] | None = None
+    pseudonyms: str | None = None
     if version > OLDEST:
-        roots = _roots(fields.take("cohorts")) if fields.has("cohorts") else None
+        if fields.has("cohorts"):
+            roots, pseudonyms = _roots(fields.take("cohorts")), fields.text("pseudonyms")
         fields.text("bundle", may_be_empty=True)
         missing = sorted({charge.cohort for charge in charges} - set(roots or {}))
         if roots is not None and missing:
             raise BadBody(f"it names no root for cohort {shown(missing[0])}")
-    return Reservation(fields.text("plan"), charges, roots, fields.when())
+    return Reservation(fields.text("plan"), charges, roots, pseudonyms, fields.when())
 
 
 def _roots(value: object) -> dict[str, str]:

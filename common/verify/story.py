@@ -104,6 +104,10 @@ def _tell_run(story: Story, entry: Entry, fact: Reservation | Release | Settleme
             story.problems.append(Finding(entry.seq, f"run {name} was reserved before, at entry {run.reserved_at}"))
             return
         story.runs[entry.run] = Run(entry.run, entry.seq, fact)
+        keys = {own.reservation.pseudonyms for own in story.runs.values() if own.reservation is not None} - {None}
+        if fact.pseudonyms is not None and len(keys) > 1:
+            problem = "its pseudonyms were made with another key than earlier ones, so that everybody starts at zero"
+            story.problems.append(Finding(entry.seq, problem))
     elif run is None:
         story.problems.append(Finding(entry.seq, f"{entry.kind} of run {name}, which was never reserved"))
     elif run.settled_at is not None:

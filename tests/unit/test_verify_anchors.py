@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.receipts import Receipt
 from common.secagg.identity import Identity, new_identity
 from common.secagg.roster import sign_roster
 from common.verify.anchors import Anchors, read_anchors
@@ -52,12 +53,10 @@ def test_a_real_ledger_that_was_rolled_back_to_an_older_copy_is_found_with_a_rec
     older = bench.path.read_bytes()
     with bench.open() as ledger:
         ledger.release("run-2", 1, "task", "training", 1)
-        entries, head = ledger.head()
+        entries = ledger.entries()
     identity = bench.identity()
-    facts: list[object] = [bench.site, entries, head.hex(), identity.public_key.hex()]
-    signed = json.dumps(["fedmosaic receipt 1", *facts], separators=(",", ":"))
-    names = ("site", "entries", "head", "public_key")
-    receipt = dict(zip(names, facts, strict=True)) | {"signature": identity.sign(signed.encode()).hex()}
+    given = Receipt.sign(bench.site, len(entries), entries[-1].digest, identity.public_key, identity.sign)
+    receipt = json.loads(given.to_bytes())
     anchors = anchors_of(tmp_path, receipt)
     assert judged(bench.path, anchors).problems == ()
     for end in ("-wal", "-shm"):

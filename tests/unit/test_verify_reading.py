@@ -88,7 +88,9 @@ def test_every_moment_of_a_busy_writer_is_a_whole_ledger(tmp_path: Path) -> None
     assert lengths == sorted(lengths)
     assert len(set(lengths)) > 3
     assert len(judged(bench.path).entries) == 7 + 2 * 25
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity.pem", "ledger.sqlite"]
+    # A reader that is there when the writer leaves keeps it from clearing its log away; the reader adds nothing.
+    left = {path.name for path in tmp_path.iterdir()} - {"ledger.sqlite-wal", "ledger.sqlite-shm"}
+    assert left == {"identity.pem", "ledger.sqlite"}
 
 
 @pytest.mark.parametrize("index", [True, False])
