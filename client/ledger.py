@@ -18,6 +18,7 @@ from client.ledger_account import (
     BudgetRefused,
     LedgerSummary,
     RunAccount,
+    by_modality,
     check_reserved,
     check_same,
     known_account,
@@ -202,6 +203,7 @@ class Ledger(AbstractContextManager["Ledger"]):
             head=book.entries[-1].digest,
             public_key=self.public_key.hex(),
             runs=run_lines(accounts, self.delta),
+            by_modality=by_modality(accounts, self.delta),
             subjects=subjects,
         )
 

@@ -70,7 +70,10 @@ class CohortLine:
 
 @dataclass(frozen=True)
 class RunLine:
-    """One run of a ledger's summary."""
+    """One run of a ledger's summary, with the numbers of its entries.
+
+    `spent_after` is the ledger's `spent` if this run and those before it were all, each with what it costs today.
+    """
 
     run: str
     plan_hash: str
@@ -78,6 +81,7 @@ class RunLine:
     settled: bool
     cohorts: tuple[CohortLine, ...]
     entries: tuple[int, ...] = ()
+    spent_after: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class LedgerSummary:
         left: lifetime_epsilon - spent, at least 0. A guide: the filter decides, and costs do not add up in epsilon.
         head: digest of the newest entry, in hex.
         runs: one line each, with the numbers of the entries that it comes from.
+        by_modality: `spent` over the charges that read a modality, by modality.
         subjects: what the subjects themselves have spent; it depends on who is in the folder, so it stays at the site.
     """
 
@@ -104,6 +109,7 @@ class LedgerSummary:
     head: str
     public_key: str
     runs: tuple[RunLine, ...]
+    by_modality: Mapping[str, float]
     subjects: SubjectSummary
 
 
@@ -200,17 +206,30 @@ def standing(accounts: Sequence[RunAccount], *, order: float, delta: float) -> S
 
 def run_lines(accounts: Iterable[RunAccount], delta: float) -> tuple[RunLine, ...]:
     """Lay the accounts out for a reader."""
-    return tuple(
-        RunLine(
-            account.run,
-            account.plan_hash,
-            account.when,
-            account.settled,
-            _cohort_lines(account, delta),
-            tuple(account.entries),
+    found, total = [], added(())
+    for account in accounts:
+        total = added((total, account.costs()))
+        cohorts, entries = _cohort_lines(account, delta), tuple(account.entries)
+        after = renyi_epsilon(total, delta)
+        found.append(RunLine(account.run, account.plan_hash, account.when, account.settled, cohorts, entries, after))
+    return tuple(found)
+
+
+def by_modality(accounts: Sequence[RunAccount], delta: float) -> dict[str, float]:
+    """Epsilon of all charges that read a modality, by modality, for whoever may have paid all of them."""
+    names = sorted({name for account in accounts for charge in account.reserved for name in charge.modalities})
+    return {
+        name: renyi_epsilon(
+            added(
+                worst_cohort(
+                    charge for charge in account.charged() if not charge.modalities or name in charge.modalities
+                )
+                for account in accounts
+            ),
+            delta,
         )
-        for account in accounts
-    )
+        for name in names
+    }
 
 
 def _cohort_lines(account: RunAccount, delta: float) -> tuple[CohortLine, ...]:

@@ -18,13 +18,12 @@ from common.privacy.step_audit import StepCertificate
 from common.reports.record import (
     ChargeRecord,
     CohortBudget,
-    LedgerRecord,
     OutRecord,
     RefusedRecord,
-    RunSpend,
     SiteRecord,
     Traffic,
 )
+from common.reports.spend import LedgerRecord, RunSpend, SubjectSpend
 
 if TYPE_CHECKING:
     from simulations.run import Prepared
@@ -54,13 +53,15 @@ def site_record(prepared: Prepared, site: Site, modalities: tuple[str, ...]) -> 
     )
     if prepared.plan is None:
         return SiteRecord(site.name, modalities, out=out, refused=refused)
-    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+    policy = read_policy(site.policy_path)
+    with open_ledger(site, policy) as ledger:
         summary = ledger.spent()
+        location = ledger.store.name
     sensitivities = {release.purpose: release.l2_sensitivity for release in prepared.plan.counts}
     line = next(line for line in summary.runs if line.run == run)
     cohorts = tuple(_cohort(cohort, prepared.plan.delta, sensitivities) for cohort in line.cohorts)
     certificate = StepCertificate.from_json((site.run_folder(run) / CERTIFICATE).read_bytes())
-    return SiteRecord(site.name, modalities, cohorts, _ledger(summary), out, refused, certificate)
+    return SiteRecord(site.name, modalities, cohorts, _ledger(summary, run, location), out, refused, certificate)
 
 
 def traffic_of(sites: Sequence[Site], run: str) -> tuple[Traffic, ...]:
@@ -108,9 +109,16 @@ def _charge(reserved: Charge, charged: Charge, sensitivities: Mapping[str, float
     )
 
 
-def _ledger(summary: LedgerSummary) -> LedgerRecord:
+def _ledger(summary: LedgerSummary, run: str, location: str) -> LedgerRecord:
+    names = [line.run for line in summary.runs]
+    place = names.index(run)
+    before = summary.runs[place - 1].spent_after if place else 0.0
     runs = tuple(
-        RunSpend(line.run, cohort.cohort, cohort.reserved_epsilon, cohort.charged_epsilon, line.when)
+        RunSpend(
+            *(line.run, cohort.cohort, cohort.reserved_epsilon, cohort.charged_epsilon, line.when),
+            entries=line.entries,
+            spent_after=line.spent_after,
+        )
         for line in summary.runs
         for cohort in line.cohorts
     )
@@ -122,7 +130,14 @@ def _ledger(summary: LedgerSummary) -> LedgerRecord:
         entries=summary.entries,
         head=summary.head,
         public_key=summary.public_key,
+        spent_before=before,
         runs=runs,
+        by_modality=dict(summary.by_modality),
+        subjects=tuple(
+            SubjectSpend(one.subjects, len(one.runs), one.spent, dict(one.by_modality))
+            for one in summary.subjects.classes
+        ),
+        location=location,
     )
 
 

@@ -14,9 +14,12 @@ from common.blocks import blocks_of, flatten, held_blocks, is_personal, modality
 from common.config import Config
 from common.journal import Event
 from common.models.model import build_model, first_weights
+from common.privacy.events import Event as NoisyEvent
 from common.privacy.lattice import share_std
+from common.privacy.tradeoff import attack_power
 from common.releases import schema_of, table_layout
 from common.reports.record import (
+    AttackBound,
     BlockRecord,
     Promise,
     ReleasedTest,
@@ -33,8 +36,10 @@ from simulations.measure import Bench, exact_test, open_bench, pooled
 
 if TYPE_CHECKING:
     from common.fairness.result import AuditResult
+    from common.privacy.plan import PrivacyPlan
     from simulations.run import Prepared
 
+FALSE_ALARMS = (0.001, 0.01, 0.1)
 _PACKAGES = ("fedmosaic", "flwr", "torch", "opacus", "dp-accounting", "cryptography", "numpy")
 
 
@@ -117,6 +122,18 @@ def _promise(prepared: Prepared) -> Promise:
         divisor=plan.divisor,
         random_source=source,
         plan_hash=prepared.plan_hash,
+        engine=config.privacy.engine,
+        attack=_attack(plan),
+    )
+
+
+def _attack(plan: PrivacyPlan) -> tuple[AttackBound, ...]:
+    """What an attacker can do at most, from the planned charges of the cohort where it is most."""
+    cohorts: dict[str, list[NoisyEvent]] = {}
+    for charge in plan.charges():
+        cohorts.setdefault(charge.cohort, []).append(charge.event)
+    return tuple(
+        AttackBound(alarms, max(attack_power(events, alarms) for events in cohorts.values())) for alarms in FALSE_ALARMS
     )
 
 

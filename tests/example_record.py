@@ -12,23 +12,23 @@ from common.fairness.groups import audit_figures
 from common.fairness.table import EVERYONE, TableLayout, conditions_of, fill, l2_sensitivity
 from common.privacy.step_audit import StepCertificate
 from common.reports.record import (
+    AttackBound,
     BlockRecord,
     ChargeRecord,
     CohortBudget,
     ConditionTest,
     ExactTest,
-    LedgerRecord,
     OutRecord,
     Promise,
     RefusedRecord,
     RoundRecord,
     RunRecord,
-    RunSpend,
     SecaggFacts,
     SiteRecord,
     SiteTest,
     Traffic,
 )
+from common.reports.spend import LedgerRecord, RunSpend, SubjectSpend
 from server.evaluate import evaluation_figures
 
 SITES = {
@@ -83,6 +83,8 @@ def example_record() -> RunRecord:
             divisor=150.0,
             random_source="os-csprng",
             plan_hash="9b" * 32,
+            engine="bookkeeping",
+            attack=(AttackBound(0.001, 0.018), AttackBound(0.01, 0.0872), AttackBound(0.1, 0.365)),
         ),
         secagg=SecaggFacts("masked", k_min=3, threshold=3, honest_noise_shares=2),
         sites=tuple(_site(name, held) for name, held in SITES.items()),
@@ -193,10 +195,16 @@ def _site(name: str, held: tuple[str, ...]) -> SiteRecord:
         public_key="a1" * 32,
         spent_before=before,
         runs=(
-            RunSpend("20250211-090003-77aa01", "train", before + 0.2, before, "2025-02-11"),
-            RunSpend("20250304-101532-3f9a1c", "train", 8.71, 8.66, "2025-03-04"),
-            RunSpend("20250304-101532-3f9a1c", "test", 8.62, 8.62, "2025-03-04"),
+            RunSpend("20250211-090003-77aa01", "train", before + 0.2, before, "2025-02-11", (1, 2, 3, 4), before),
+            RunSpend("20250304-101532-3f9a1c", "train", 8.71, 8.66, "2025-03-04", tuple(range(5, 47)), before + 8.72),
+            RunSpend("20250304-101532-3f9a1c", "test", 8.62, 8.62, "2025-03-04", tuple(range(5, 47)), before + 8.72),
         ),
+        by_modality=dict.fromkeys(SITES[name], before + 8.72),
+        subjects=(
+            SubjectSpend(180, 2, before + 8.66, dict.fromkeys(SITES[name], before + 8.66)),
+            SubjectSpend(23, 1, 8.66, dict.fromkeys(SITES[name], 8.66)),
+        ),
+        location="ledger.sqlite",
     )
     refused = (
         RefusedRecord(

@@ -6,11 +6,14 @@ import itertools
 from collections.abc import Sequence
 from html import escape
 
+from common.reports.numbers import epsilon
 from common.reports.palette import FAINT, RED, RELEASED
-from common.reports.record import LedgerRecord, RoundRecord
+from common.reports.record import RoundRecord
+from common.reports.spend import LedgerRecord
 
 _WIDTH, _ROW, _LABEL = 760.0, 20.0, 130.0
 _CELLS_APART = 80
+_BARS_SHOWN, _BAR_LABEL, _FIGURE = 20, 40, 45.0
 
 
 def participation(sites: Sequence[str], rounds: Sequence[RoundRecord]) -> str:
@@ -44,6 +47,22 @@ def budget_bar(ledger: LedgerRecord) -> str:
         f'<rect x="0" y="0" width="{before * _WIDTH:.1f}" height="16" fill="#7fb8c2"/>'
     )
     return _frame(body, 16, f"{ledger.spent:.2f} of {ledger.lifetime_epsilon:g} spent")
+
+
+def bars(values: Sequence[tuple[str, float]], limit: float) -> str:
+    """A row for each name: its epsilon as a bar, on a scale that ends at the budget; the last ones of many."""
+    if not values:
+        return ""
+    shown, label = values[-_BARS_SHOWN:], 2 * _LABEL
+    scale = (_WIDTH - label - _FIGURE) / max(limit, *(value for _, value in shown))
+    parts = []
+    for row, (name, value) in enumerate(shown):
+        top, width = row * _ROW + 3, max(value * scale, 0.8)
+        colour = RELEASED if value <= limit else RED
+        parts.append(f'<text x="0" y="{top + 12:.0f}">{escape(_short(name, _BAR_LABEL))}</text>')
+        parts.append(f'<rect x="{label:.0f}" y="{top}" width="{width:.1f}" height="15" fill="{colour}"/>')
+        parts.append(f'<text x="{label + width + 6:.1f}" y="{top + 12:.0f}">{epsilon(value)}</text>')
+    return _frame("".join(parts), len(shown) * _ROW + 6, f"Epsilon of each, of {limit:g}")
 
 
 def _cell(state: str, left: float, top: float, width: float) -> str:

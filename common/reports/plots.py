@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from common.fairness.result import AuditResult, GroupFigures
 from common.metrics.figure import Figure
-from common.reports.palette import EXACT, RELEASED, SECOND
+from common.reports.palette import EXACT, RED, RELEASED, SECOND
 from common.reports.pictures import Column, Dot, Line, curve_chart, dot_chart
 from common.reports.record import RunRecord
+from common.reports.spend import LedgerRecord
 
 _NOTHING = Figure(None)
+_FEWEST_RUNS = 2
 _METRIC_TITLES = {
     "tpr": ("Found, of those with {task}", "true positive rate"),
     "fpr": ("Falsely alarmed, of those without", "false positive rate"),
@@ -47,6 +51,18 @@ def update_picture(record: RunRecord) -> str:
     x, y = zip(*known, strict=True)
     line = Line("update", x, y, RELEASED)
     return curve_chart([line], name="updates", x_label="round", y_label="L2 norm of the released update")
+
+
+def spend_picture(ledger: LedgerRecord) -> str:
+    """What was spent after each run of a site's ledger, against what may be; empty for a single run."""
+    # Rounded up like every epsilon of a page, so that the picture and the table say the same.
+    after = {line.run: math.ceil(line.spent_after * 100) / 100 for line in ledger.runs if line.spent_after is not None}
+    if len(after) < _FEWEST_RUNS:
+        return ""
+    places = tuple(float(place) for place in range(len(after) + 1))
+    spent = Line("spent", places, (0.0, *after.values()), RELEASED)
+    budget = Line("budget", (places[0], places[-1]), (ledger.lifetime_epsilon,) * 2, RED, dashed=True)
+    return curve_chart([spent, budget], name="spend", x_label="runs, in the order of the ledger", y_label="epsilon")
 
 
 def conditions_picture(record: RunRecord) -> str:

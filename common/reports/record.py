@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter
 from common.fairness.result import AuditResult
 from common.metrics.figure import Figure
 from common.privacy.step_audit import StepCertificate
+from common.reports.spend import LedgerRecord
 
 Json = dict[str, object]
 _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
@@ -30,10 +31,19 @@ class RedBox:
 
 
 @dataclass(frozen=True)
+class AttackBound:
+    """Who takes at most `false_alarms` of the others for members finds at most `found` of the members (both shares)."""
+
+    false_alarms: float
+    found: float
+
+
+@dataclass(frozen=True)
 class Promise:
     """What each subject was promised, and by what means; one for all sites, fixed before the first round.
 
-    `kind` is subject, distributed or none, `random_source` os-csprng or test; `steps` are a site's noisy steps.
+    `kind` is subject, distributed or none, `random_source` os-csprng or test; `steps` are a site's noisy steps;
+    `engine` computes the clipped sums; `attack` follows from the whole privacy curve of the costliest cohort's plan.
     """
 
     kind: str
@@ -49,6 +59,8 @@ class Promise:
     divisor: float | None
     random_source: str
     plan_hash: str
+    engine: str = ""
+    attack: tuple[AttackBound, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,35 +102,6 @@ class CohortBudget:
     rdp: float | None
     replace_one: float | None
     charges: tuple[ChargeRecord, ...]
-
-
-@dataclass(frozen=True)
-class RunSpend:
-    """One line of a site's ledger: what a run reserved and what it cost, by the Renyi filter, of that run alone."""
-
-    run: str
-    cohort: str
-    reserved_epsilon: float | None
-    spent_epsilon: float | None
-    when: str = ""
-
-
-@dataclass(frozen=True)
-class LedgerRecord:
-    """The state of a site's ledger after the run: lifetime figures over all runs, by the Renyi filter.
-
-    `head` is the newest entry's hash, in hex; `spent_before` is `spent` before this run, None where that is not known.
-    """
-
-    lifetime_epsilon: float
-    delta: float
-    spent: float
-    left: float
-    entries: int
-    head: str
-    public_key: str
-    spent_before: float | None = None
-    runs: tuple[RunSpend, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ from common.fairness.result import GroupFigures
 from common.reports import numbers
 from common.reports.plots import condition_title
 from common.reports.record import RunRecord
-from common.reports.sentences import gap_name, gap_size, red_boxes, release_kind, verdict
+from common.reports.sentences import (
+    entry_numbers,
+    gap_name,
+    gap_size,
+    red_boxes,
+    release_kind,
+    shown_share,
+    verdict,
+)
 from common.secagg.roster import too_many_colluders
 
 METRIC_NAMES = {
@@ -54,6 +62,8 @@ def render(template: str, record: RunRecord, **context: object) -> str:
         "condition": condition_title,
         "metric": lambda name: METRIC_NAMES.get(name, name),
         "gap_name": gap_name,
+        "entry_numbers": entry_numbers,
+        "share": shown_share,
         "verdict": verdict,
         "cell_reasons": _reasons,
         "file_name": file_name,

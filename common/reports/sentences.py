@@ -7,7 +7,7 @@ import math
 from common.fairness.result import AuditResult, Gap
 from common.privacy.step_audit import StepCertificate
 from common.reports.numbers import SPACE, decimal, decimal_figure, epsilon, percent_figure, plain, points, remaining
-from common.reports.record import RedBox, RunRecord
+from common.reports.record import Promise, RedBox, RunRecord
 from common.secagg.roster import too_many_colluders
 
 _CERTAIN = 0.9995
@@ -82,6 +82,7 @@ def in_short(record: RunRecord) -> tuple[tuple[str, str], ...]:
         ("How good", _quality(record)),
         ("As released", _released(record)),
         ("Privacy", _privacy(record)),
+        ("An attacker", attack(record.promise)),
         ("Fairness", fairness(record.audit)),
     )
     return tuple((name, sentence) for name, sentence in said if sentence)
@@ -150,6 +151,37 @@ def certainty(value: float) -> str:
         f"part could become {shown} sure of it, apart from a chance of delta. How much can be learnt in practice was "
         "not measured: no attack was tried on this model."
     )
+
+
+def attack(promise: Promise) -> str:
+    """What an attacker can do at most, in one sentence; nothing where nothing was promised."""
+    if not promise.attack:
+        return ""
+    said = [
+        f"{100 * bound.false_alarms:g}{SPACE}% false alarms finds at most {shown_share(bound.found)} of the members"
+        for bound in promise.attack
+    ]
+    return (
+        "An attacker who knows everything else, sees all that this run released, and accepts "
+        + "; one who accepts ".join(said)
+        + ". This follows from the whole privacy curve of the plan, not from one epsilon, and no attack does better."
+    )
+
+
+def shown_share(share: float) -> str:
+    """A share as a percentage that is never too small: rounded up to a tenth."""
+    return f"{math.ceil(1000 * share - 1e-6) / 10:g}{SPACE}%"
+
+
+def entry_numbers(numbers: tuple[int, ...]) -> str:
+    """Entries of a ledger, those in a row as one range."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def fairness(audit: AuditResult | None) -> str:
