@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from common.bookkeeping.recording import Call
 from common.bookkeeping.rules import element_gradients, is_free
 
-_IN_CACHE = 1 << 17  # numbers that are float64 at a time: 1 MiB
+_IN_CACHE = 1 << 16  # numbers that are float64 at a time: half a mebibyte
 
 
 @dataclass(frozen=True)
@@ -44,24 +44,27 @@ class Dense:
 
 @dataclass(frozen=True)
 class Outer:
-    """Gradients that are each one outer product, left[output] right[input], whose norm is free: [slot, ...]."""
+    """Gradients that are each one outer product, left[output] right[input], whose norm is free: float64 [slot, ...]."""
 
     left: Tensor
     right: Tensor
 
     def squares(self) -> Tensor:
         """Squared norms: float64 [slot]."""
-        left, right = (part.double().square().sum(dim=1) for part in (self.left, self.right))
-        return left * right
+        left, right = (torch.linalg.vector_norm(part, dim=1) for part in (self.left, self.right))
+        return torch.square(left * right)
 
     def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
         """The sum over slots of factor times gradient, without those that are not finite: float64 [coordinate]."""
-        left, right = (part.double().masked_fill(~finite.unsqueeze(1), 0.0) for part in (self.left, self.right))
-        return ((factors.unsqueeze(1) * left).t() @ right).ravel()
+        left, right = self.left, self.right
+        if not bool(finite.all()):  # 0 * inf would be NaN
+            left, right = (part.masked_fill(~finite.unsqueeze(1), 0.0) for part in (left, right))
+        total: Tensor = (factors.unsqueeze(1) * left).t() @ right
+        return total.ravel()
 
     def whole(self) -> Tensor:
         """The gradients."""
-        return (self.left.unsqueeze(2) * self.right.unsqueeze(1)).flatten(1)
+        return (self.left.unsqueeze(2) * self.right.unsqueeze(1)).flatten(1).float()
 
 
 def pieces_of(
@@ -106,11 +109,15 @@ def _outer(
 ) -> tuple[list[Outer], list[tuple[Tensor, Tensor]]]:
     """Outer products stay so where they are a subject's only one; the others have to be added up, instantiated."""
     rows, left, right = (torch.cat(each) for each in zip(*parts, strict=True))
+    if alone and _in_place(rows, slots):
+        return [Outer(left.double(), right.double())], []
     slot = torch.where(rows >= 0, slots[rows.clamp(min=0)], -1)
     kept = slot >= 0
     times = torch.bincount(slot[kept], minlength=len(slots))
     single = kept & (times[slot.clamp(min=0)] == 1) & alone
-    outer = [Outer(*(_placed(part[single], slot[single], len(slots)) for part in (left, right)))] if alone else []
+    outer = (
+        [Outer(*(_placed(part[single].double(), slot[single], len(slots)) for part in (left, right)))] if alone else []
+    )
     several = kept & ~single
     if not bool(several.any()):
         return outer, []
@@ -125,11 +132,16 @@ def _placed(vectors: Tensor, slot: Tensor, num_slots: int) -> Tensor:
 def _by_slot(parts: list[tuple[Tensor, Tensor]], slots: Tensor) -> Tensor:
     """Add gradients of rows up by slot: [slot, coordinate]."""
     rows, gradients = (torch.cat(each) if len(parts) > 1 else each[0] for each in zip(*parts, strict=True))
-    order = torch.arange(len(slots))
-    if len(rows) == len(slots) and bool((rows == order).all()) and bool(((slots == order) | (slots < 0)).all()):
+    if _in_place(rows, slots):
         return gradients
     slot = torch.where(rows >= 0, slots[rows.clamp(min=0)], -1)
     sequence = torch.argsort(rows, stable=True)
     sequence = sequence[slot[sequence] >= 0]
     found = gradients.new_zeros(len(slots), gradients.shape[1])
     return found.index_add_(0, slot[sequence], gradients[sequence])
+
+
+def _in_place(rows: Tensor, slots: Tensor) -> bool:
+    """Whether these are all rows in order, each of them some subject's only row or nobody's."""
+    order = torch.arange(len(slots))
+    return len(rows) == len(slots) and torch.equal(rows, order) and bool(((slots == order) | (slots < 0)).all())
