@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from common.bookkeeping import engine
 from common.bookkeeping.engine import ClippedSum
+from common.bookkeeping.memory import reused_memory
 from common.bookkeeping.rows import RowIndex
 from common.bookkeeping.rules import refuse_uncovered
 from common.data.batch import NOBODY, Batch, parts_of, take
@@ -59,7 +60,8 @@ def per_row_gradients(model: nn.Module) -> Iterator[nn.Module]:
     training = model.training
     model.train()
     try:
-        yield model
+        with reused_memory():
+            yield model
     finally:
         model.train(training)
 
@@ -153,7 +155,8 @@ def _clipped_mean(sums: list[ClippedSum], parts: list[Batch], clip_norm: float) 
         / sum(counts)
         for name in sums[0].gradients
     }
-    norm = torch.linalg.vector_norm(torch.cat([part.ravel() for part in mean.values()]))
+    whole = torch.cat([part.ravel() for part in mean.values()])
+    norm = engine.rounded_up(torch.linalg.vector_norm(whole), len(whole))
     if any(part.num_nonfinite for part in sums) or not bool(torch.isfinite(norm)):
         return ClippedSum({name: torch.zeros_like(part) for name, part in mean.items()}, 1)
     factor = float((clip_norm / norm).clamp(max=1.0))

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.bookkeeping.memory import begin_part
 from common.bookkeeping.pieces import pieces_of
 from common.bookkeeping.recording import record
 from common.bookkeeping.rows import RowIndex
 from common.bookkeeping.rules import refuse_uncovered
 
-__all__ = ["ClippedSum", "clipped_sum", "part_sum", "row_gradients"]
+__all__ = ["ClippedSum", "clipped_sum", "part_sum", "rounded_up", "row_gradients"]
 
 _UNIT = 2.0**-53
 
@@ -53,6 +54,7 @@ def clipped_sum(
             `losses` computes the others' rows as before: keep the number of rows, and give the place to nobody.
         never under-estimated: norms are of the very numbers that are summed, rounded up.
         finite: a subject whose gradient is not finite contributes zero, and nobody else's contribution changes.
+        memory: inside `reused_memory` the next call uses this one's again, which is faster.
         missing rows cost nothing: inside `for_rows`, a layer's work is that of the rows which it is given.
 
     Raises:
@@ -72,16 +74,15 @@ def part_sum(model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex, *, 
     refuse_uncovered(model)
     trainable = {name: part for name, part in model.named_parameters() if part.requires_grad}
     slots = rows.slots()
+    begin_part()
     pieces = pieces_of(trainable, record(model, losses, rows), slots) if len(rows) else {}
     squares = torch.zeros(len(rows), dtype=torch.float64)
     for found in pieces.values():
         for piece in found:
             squares += piece.squares()
     finite = torch.isfinite(squares)
-    # A sum of k squares in float64 is too small by at most (k + 2) units, whichever the order (Higham 2002, 4.2).
     size = sum(part.numel() for part in trainable.values())
-    norms = squares.sqrt() * (1 + (size + 8) * 2 * _UNIT)
-    factors = (clip_norm / norms).clamp(max=1.0)
+    factors = (clip_norm / rounded_up(squares.sqrt(), size)).clamp(max=1.0)
     subjects = torch.zeros(len(rows), dtype=torch.bool)
     subjects[slots[slots >= 0]] = True
     factors = torch.where(finite & subjects, factors, 0.0)
@@ -94,6 +95,14 @@ def part_sum(model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex, *, 
     return ClippedSum(gradients, int((subjects & ~finite).sum()))
 
 
+def rounded_up(norms: Tensor, size: int) -> Tensor:
+    """Raise float64 norms of `size` coordinates to above the true ones.
+
+    Source: Higham 2002, section 4.2: a sum of k squares is too small by at most k + 2 units, whichever its order.
+    """
+    return norms * (1 + (size + 8) * 2 * _UNIT)
+
+
 def row_gradients(model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex) -> Tensor:
     """The gradients themselves, for tests of a machine and a model: [row, coordinate], a subject's at its first row.
 
@@ -102,6 +111,7 @@ def row_gradients(model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex
     """
     refuse_uncovered(model)
     trainable = {name: part for name, part in model.named_parameters() if part.requires_grad}
+    begin_part()
     pieces = pieces_of(trainable, record(model, losses, rows), rows.slots())
     found = []
     for name, parameter in trainable.items():

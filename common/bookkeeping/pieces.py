@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from common.bookkeeping.recording import Call
+from common.bookkeeping.rows import NO_ROW
 from common.bookkeeping.rules import element_gradients, is_free
 
-_IN_CACHE = 1 << 17  # numbers that are float64 at a time: 1 MiB
+_IN_CACHE = 1 << 16  # numbers that are float64 at a time: half a mebibyte
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,27 @@ class Dense:
 
 @dataclass(frozen=True)
 class Outer:
-    """Gradients that are each one outer product, left[output] right[input], whose norm is free: [slot, ...]."""
+    """Gradients that are each one outer product, left[output] right[input], whose norm is free: float64 [slot, ...]."""
 
     left: Tensor
     right: Tensor
 
     def squares(self) -> Tensor:
         """Squared norms: float64 [slot]."""
-        left, right = (part.double().square().sum(dim=1) for part in (self.left, self.right))
-        return left * right
+        left, right = (torch.linalg.vector_norm(part, dim=1) for part in (self.left, self.right))
+        return torch.square(left * right)
 
     def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
         """The sum over slots of factor times gradient, without those that are not finite: float64 [coordinate]."""
-        left, right = (part.double().masked_fill(~finite.unsqueeze(1), 0.0) for part in (self.left, self.right))
-        return ((factors.unsqueeze(1) * left).t() @ right).ravel()
+        left, right = self.left, self.right
+        if not bool(finite.all()):  # 0 * inf would be NaN
+            left, right = (part.masked_fill(~finite.unsqueeze(1), 0.0) for part in (left, right))
+        total: Tensor = (factors.unsqueeze(1) * left).t() @ right
+        return total.ravel()
 
     def whole(self) -> Tensor:
         """The gradients."""
-        return (self.left.unsqueeze(2) * self.right.unsqueeze(1)).flatten(1)
+        return (self.left.unsqueeze(2) * self.right.unsqueeze(1)).flatten(1).float()
 
 
 def pieces_of(
@@ -69,48 +73,70 @@ def pieces_of(
 ) -> dict[str, list[Dense | Outer]]:
     """Add up each subject's gradients by parameter, over its rows and over all calls, of tied layers too.
 
-    A subject's gradients are added in the order of its rows, then of the calls, so that who else is there, and with it
-    which call a row is in, changes no rounding.
+    A subject's gradients are added in the order of its rows, then of what used them, so that who else is there, and
+    with it which call a row is in, changes no rounding.
     """
     names = {id(parameter): name for name, parameter in trainable.items()}
-    dense: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    vectors: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    order = torch.arange(len(slots))
+    found: dict[str, list[Dense | Outer]] = {name: [] for name in trainable}
+    places = _Places(slots, order, own=bool(((slots == order) | (slots < 0)).all()))
+    dense: dict[str, list[tuple[Tensor | None, Tensor]]] = {}
+    vectors: dict[str, list[tuple[Tensor | None, Tensor, Tensor]]] = {}
     for call, above in calls:
-        rows = torch.arange(len(slots)) if call.rows is None else call.rows
         own = {key: names[id(part)] for key, part in call.module.named_parameters(recurse=False) if id(part) in names}
         if is_free(call.module, call.seen):
             exact = torch.float64 if above.dtype == torch.float64 else torch.float32
-            left, right = (part.reshape(len(rows), part.shape[-1]).to(exact) for part in (above, call.seen))
+            left, right = (part.reshape(len(part), part.shape[-1]).to(exact) for part in (above, call.seen))
             if "weight" in own:
-                vectors.setdefault(own["weight"], []).append((rows, left, right))
+                vectors.setdefault(own["weight"], []).append((call.rows, left, right))
             if "bias" in own:
-                dense.setdefault(own["bias"], []).append((rows, left))
+                dense.setdefault(own["bias"], []).append((call.rows, left))
             continue
         for key, gradient in element_gradients(call.module, call.seen, above).items():
             if key in own:
-                dense.setdefault(own[key], []).append((rows, gradient.flatten(1)))
-    found: dict[str, list[Dense | Outer]] = {}
-    for name in trainable:
-        parts = list(dense.get(name, ()))
-        if name in vectors:
-            outer, rest = _outer(vectors[name], slots, alone=not parts)
-            found.setdefault(name, []).extend(outer)
-            parts.extend(rest)
+                dense.setdefault(own[key], []).append((call.rows, gradient.flatten(1)))
+    for name, several in vectors.items():
+        outer, rest = _outer(several, places, alone=name not in dense)
+        found[name].extend(outer)
+        dense.setdefault(name, []).extend(rest)
+    for name, parts in dense.items():
         if parts:
-            found.setdefault(name, []).append(Dense(_by_slot(parts, slots)))
+            found[name].append(Dense(_by_slot(parts, places)))
     return found
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Each row's slot, all rows in order, and whether no two rows have one slot."""
+
+    slots: Tensor
+    order: Tensor
+    own: bool
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The slots of some rows; -1 where the row is nobody's or none."""
+        return torch.where(rows >= 0, self.slots[rows.clamp(min=0)], NO_ROW)
+
+    def joined(self, rows: list[Tensor | None]) -> Tensor:
+        """The rows of several calls, one after the other."""
+        return torch.cat([self.order if one is None else one for one in rows])
+
+
 def _outer(
-    parts: list[tuple[Tensor, Tensor, Tensor]], slots: Tensor, *, alone: bool
-) -> tuple[list[Outer], list[tuple[Tensor, Tensor]]]:
+    parts: list[tuple[Tensor | None, Tensor, Tensor]], places: _Places, *, alone: bool
+) -> tuple[list[Outer], list[tuple[Tensor | None, Tensor]]]:
     """Outer products stay so where they are a subject's only one; the others have to be added up, instantiated."""
-    rows, left, right = (torch.cat(each) for each in zip(*parts, strict=True))
-    slot = torch.where(rows >= 0, slots[rows.clamp(min=0)], -1)
+    if alone and places.own and len(parts) == 1 and parts[0][0] is None:
+        return [Outer(parts[0][1].double(), parts[0][2].double())], []
+    rows = places.joined([part[0] for part in parts])
+    left, right = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+    slot, num_slots = places.of(rows), len(places.slots)
     kept = slot >= 0
-    times = torch.bincount(slot[kept], minlength=len(slots))
+    times = torch.bincount(slot[kept], minlength=num_slots)
     single = kept & (times[slot.clamp(min=0)] == 1) & alone
-    outer = [Outer(*(_placed(part[single], slot[single], len(slots)) for part in (left, right)))] if alone else []
+    outer = (
+        [Outer(*(_placed(part[single].double(), slot[single], num_slots) for part in (left, right)))] if alone else []
+    )
     several = kept & ~single
     if not bool(several.any()):
         return outer, []
@@ -122,14 +148,13 @@ def _placed(vectors: Tensor, slot: Tensor, num_slots: int) -> Tensor:
     return vectors.new_zeros(num_slots, vectors.shape[1]).index_copy_(0, slot, vectors)
 
 
-def _by_slot(parts: list[tuple[Tensor, Tensor]], slots: Tensor) -> Tensor:
+def _by_slot(parts: list[tuple[Tensor | None, Tensor]], places: _Places) -> Tensor:
     """Add gradients of rows up by slot: [slot, coordinate]."""
-    rows, gradients = (torch.cat(each) if len(parts) > 1 else each[0] for each in zip(*parts, strict=True))
-    order = torch.arange(len(slots))
-    if len(rows) == len(slots) and bool((rows == order).all()) and bool(((slots == order) | (slots < 0)).all()):
-        return gradients
-    slot = torch.where(rows >= 0, slots[rows.clamp(min=0)], -1)
-    sequence = torch.argsort(rows, stable=True)
+    if places.own and len(parts) == 1 and parts[0][0] is None:
+        return parts[0][1]
+    rows = places.joined([part[0] for part in parts])
+    gradients = torch.cat([part[1] for part in parts]) if len(parts) > 1 else parts[0][1]
+    slot, sequence = places.of(rows), torch.argsort(rows, stable=True)
     sequence = sequence[slot[sequence] >= 0]
-    found = gradients.new_zeros(len(slots), gradients.shape[1])
+    found = gradients.new_zeros(len(places.slots), gradients.shape[1])
     return found.index_add_(0, slot[sequence], gradients[sequence])

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.bookkeeping.memory import buffer
+
 Gradients = dict[str, Tensor]
+_WINDOWS_TOGETHER = 2
 
 
 class Tokens(nn.Module):
@@ -50,7 +53,8 @@ def element_gradients(module: nn.Module, seen: Tensor, above: Tensor) -> Gradien
 
 def _linear(_module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
     seen, above = (part.reshape(len(part), -1, part.shape[-1]) for part in (seen, above))
-    return {"weight": torch.bmm(above.transpose(1, 2), seen), "bias": above.sum(dim=1)}
+    weight = buffer((len(seen), above.shape[2], seen.shape[2]), seen.dtype)
+    return {"weight": torch.bmm(above.transpose(1, 2), seen, out=weight), "bias": above.sum(dim=1)}
 
 
 def _convolution(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
@@ -66,12 +70,20 @@ def _convolution(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
     )
     if flat:
         padded = padded.unsqueeze(2)
-    windows = functional.unfold(padded, kernel, dilation, 0, stride)
-    elements, groups = len(seen), module.groups
-    windows = windows.reshape(elements * groups, -1, windows.shape[-1])
-    outputs = above.reshape(elements * groups, -1, windows.shape[-1])
-    weight = torch.bmm(outputs, windows.transpose(1, 2))
-    return {"weight": weight.view(elements, *module.weight.shape), "bias": above.flatten(2).sum(dim=2)}
+    weight = buffer((len(seen), *module.weight.shape), seen.dtype)
+    outputs = above.flatten(2)
+    together = math.gcd(len(seen), _WINDOWS_TOGETHER)  # so few fit into the cache; equally many, for one shape
+    for start in range(0, len(seen), together):
+        some = slice(start, start + together)
+        windows = functional.unfold(padded[some], kernel, dilation, 0, stride)
+        windows = windows.view(together * module.groups, -1, windows.shape[-1])
+        inner = (together * module.groups, -1, windows.shape[1])
+        torch.bmm(
+            outputs[some].reshape(len(windows), -1, windows.shape[2]),
+            windows.transpose(1, 2),
+            out=weight[some].view(inner),
+        )
+    return {"weight": weight, "bias": outputs.sum(dim=2)}
 
 
 def _layer_norm(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:

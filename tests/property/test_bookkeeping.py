@@ -20,9 +20,10 @@ whose = st.lists(st.integers(-1, 4), min_size=8, max_size=8).filter(lambda found
 def test_the_sum_is_that_of_each_subject_alone_in_float64(name: str, subjects: list[int], seed: int) -> None:
     model, values, index = layer_model(name, seed=seed), values_of(seed=seed), torch.tensor(subjects)
     alone = one_at_a_time(model, values, index, 1e9)
-    clip_norm = float(alone.norm(dim=1).median().clamp(min=1e-3, max=1.0))
+    # In the middle, some are clipped and some are not: a gradient that is clipped anyhow may have any length before.
+    clip_norm = float(alone.norm(dim=1).median().clamp(min=1e-3))
     expected = one_at_a_time(model, values, index, clip_norm).sum(dim=0)
-    assert (summed(model, values, index, clip_norm) - expected).abs().max() <= 1e-5
+    assert (summed(model, values, index, clip_norm) - expected).abs().max() <= 1e-5 * max(1.0, clip_norm)
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16 autocast"])

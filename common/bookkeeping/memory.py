@@ -1,0 +1,52 @@
+"""Memory for per-row gradients that is used again from step to step: to get it anew takes as long as to fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_Key = tuple[tuple[int, ...], torch.dtype]
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    free: dict[_Key, list[Tensor]] = field(default_factory=dict)
+    lent: list[Tensor] = field(default_factory=list)
+
+
+_buffers: ContextVar[_Buffers | None] = ContextVar("buffers", default=None)
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """Keep the memory of the parts inside for the next one; it holds private numbers, and goes with the context."""
+    before = _buffers.set(_Buffers())
+    try:
+        yield
+    finally:
+        _buffers.reset(before)
+
+
+def buffer(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory to be overwritten as a whole, with anything in it; the part's own until the next `begin_part`."""
+    kept = _buffers.get()
+    if kept is None:
+        return torch.empty(shape, dtype=dtype)
+    waiting = kept.free.get((shape, dtype))
+    found = waiting.pop() if waiting else torch.empty(shape, dtype=dtype)
+    kept.lent.append(found)
+    return found
+
+
+def begin_part() -> None:
+    """Take back what was lent to the part before."""
+    kept = _buffers.get()
+    if kept is not None:
+        for found in kept.lent:
+            kept.free.setdefault((tuple(found.shape), found.dtype), []).append(found)
+        kept.lent.clear()
