@@ -11,14 +11,15 @@ from client.cohorts import Pseudonyms, load_pseudonyms
 from client.ledger import Ledger
 from client.ledger_schema import LedgerBroken
 from client.ledger_subjects import Terms
-from client.policy import Policy, Refused, check, read_policy
+from client.policy import Policy, Refused, read_policy
+from client.policy_rules import asked_of, check
 from client.receipts import check_receipt
 from client.site import RUN_NAME, Site, site_data
 from client.stages import alone, sync_folder, write_durably
 from common.blocks import held_blocks
 from common.compose import ConfigError, validate
 from common.config import Config
-from common.data.folder import SPLITS, DataError
+from common.data.folder import SPLITS
 from common.data.schema import merge_schemas
 from common.messages import Enrol
 from common.models.model import first_weights, summed_in_training
@@ -70,7 +71,7 @@ def agree(site: Site, request: Enrol) -> Agreement:
     policy = read_policy(site.policy_path)
     roster = Roster.from_bytes(site.roster_path.read_bytes())
     _check_roster(roster, agreement.config, policy)
-    check(policy, agreement.config, agreement.plan)
+    check(policy, asked_of(site, agreement.config, agreement.plan))
     if agreement.plan is not None:
         _check_plan(agreement.config, agreement.plan, num_sites=len(roster.entries))
         with open_ledger(site, policy) as ledger:
@@ -182,10 +183,10 @@ def _terms(site: Site, agreement: Agreement, *, leave_out: bool) -> Terms:
     try:
         data = site_data(site.folder, agreement.config.data.split_seed)
         members = {split: [data.subjects[place] for place in data.subjects_of(split)] for split in SPLITS}
-    except DataError as error:
-        site.log("failed", trace=str(error))
-        members = {split: [] for split in SPLITS}
-    cohorts = {split: key.cohort(subjects) for split, subjects in members.items()}
+        cohorts = {split: key.cohort(subjects) for split, subjects in members.items()}
+    except Exception as error:  # whatever a cell does to its reader: any other answer would tell of it, uncharged
+        site.log("failed", trace=f"{type(error).__name__}: {error}")
+        cohorts = {split: key.cohort(()) for split in SPLITS}
     return Terms(cohorts, key.check, bundle_hash(), leave_out)
 
 

@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Self
 
 from client.ledger_account import (
-    BudgetRefused,
     LedgerSummary,
     RunAccount,
+    check_budget,
     check_reserved,
     check_same,
     known_account,
@@ -130,7 +130,7 @@ class Ledger(AbstractContextManager["Ledger"]):
                 return
             asked = RunAccount(run, plan_hash, now(), tuple(charges))
             earlier = () if terms is not None and terms.leave_out else tuple(book.accounts.values())
-            self._check_budget((*earlier, asked), book.order)
+            check_budget(self.site, (*earlier, asked), self.lifetime_epsilon, order=book.order, delta=self.delta)
             facts: dict[str, object] = {"plan": plan_hash, "charges": [charge_to_facts(charge) for charge in charges]}
             if terms is not None:
                 accounts = self._accounts(pen, book) if terms.leave_out else None
@@ -173,6 +173,18 @@ class Ledger(AbstractContextManager["Ledger"]):
             facts: dict[str, object] = {"round": round, "stage": stage, "purpose": purpose, "count": event_count}
             pen.append("release", run, {**facts, "request": request, "when": now()}, after=book.entries)
         return True
+
+    def check_lifetime(self, run: str, *, leave_out: bool) -> None:
+        """Hold all that is charged against the lifetime budget of today; with `leave_out` this run alone, as `reserve`.
+
+        Raises:
+            BudgetRefused: the budget was lowered, and does not hold it any more.
+            Refused: the run was never reserved here.
+        """
+        with self._writing() as (_, book):
+            account = known_account(book.accounts, run)
+            others = () if leave_out else tuple(other for other in book.accounts.values() if other is not account)
+            check_budget(self.site, (*others, account), self.lifetime_epsilon, order=book.order, delta=self.delta)
 
     def settle(self, run: str) -> None:
         """Close a run and give back what it reserved and did not release; closing it again changes nothing.
@@ -284,12 +296,3 @@ class Ledger(AbstractContextManager["Ledger"]):
         roots = sorted(root for run in book.accounts.values() for root in (run.cohorts or {}).values())
         members = {root: pen.members(root) for root in roots}
         return Accounts(tuple(book.accounts.values()), members, book.order, self.delta)
-
-    def _check_budget(self, accounts: Sequence[RunAccount], order: float) -> None:
-        after = standing(accounts, order=order, delta=self.delta)
-        if not after.needed <= self.lifetime_epsilon:  # what cannot be compared is refused too
-            before = standing(accounts[:-1], order=order, delta=self.delta)
-            raise BudgetRefused(
-                f"{self.site}: run {accounts[-1].run} needs a lifetime epsilon of {after.needed:.3g} at delta"
-                f" {self.delta:g}; {self.lifetime_epsilon:g} is allowed, {before.spent:.3g} is spent"
-            )

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from client.policy import Policy, Refused, check, check_purpose, read_policy, write_policy
+from client.policy import Policy, PolicyBroken, Refused, read_policy, write_policy
+from client.policy_rules import Asked, check, check_purpose
 from common.config import AuditConfig, Config, DataConfig, ObjectiveConfig, PrivacyConfig, SecaggConfig
 from common.privacy.plan import PrivacyPlan, make_plan
 
@@ -18,6 +19,7 @@ POLICY = Policy.model_validate({"lifetime_epsilon": 20.0, "lifetime_delta": 1e-3
 def config_of(**sections: dict[str, object]) -> Config:
     """The sections of a configuration that a policy looks at; the others stay out."""
     chosen: dict[str, Any] = {
+        "rounds": 60,
         "data": DataConfig.model_validate({"kind": "heart", "normalisation": "federated", **sections.get("data", {})}),
         "objective": ObjectiveConfig.model_validate(
             {"kind": "classification", "task": "disease", "learning_rate": 0.1, **sections.get("objective", {})}
@@ -42,7 +44,7 @@ def policy_of(**changes: object) -> Policy:
 
 def code_of(policy: Policy, config: Config, plan: PrivacyPlan | None) -> str | None:
     try:
-        check(policy, config, plan)
+        check(policy, Asked(config, plan, ("clinical",), ("site-1", "site-2"), "0" * 64))
     except Refused as refusal:
         return refusal.code
     return None
@@ -187,10 +189,10 @@ def test_an_institutions_policy_is_never_overwritten(tmp_path: Path) -> None:
 def test_a_policy_that_cannot_be_meant_is_refused_by_name(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=rf"policy\.yaml.*{complaint}"):
+    with pytest.raises(PolicyBroken, match=rf"policy\.yaml.*{complaint}"):
         read_policy(path)
 
 
 def test_a_missing_policy_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"policy\.yaml cannot be read"):
+    with pytest.raises(PolicyBroken, match=r"policy\.yaml cannot be read"):
         read_policy(tmp_path / "policy.yaml")
