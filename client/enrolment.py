@@ -58,7 +58,9 @@ class Agreement:
 
 
 def agree(site: Site, request: Enrol) -> Agreement:
-    """Check a run against the policy, reserve its whole budget, and keep what was agreed. No record is read.
+    """Check a run against the policy, reserve its whole budget, and keep what was agreed.
+
+    Once policy and budget hold it, the folder is looked at for who takes part; the answer does not depend on it.
 
     Guarantees:
         once: the same run with the same configuration and plan is reserved once, however often it is asked for.
@@ -77,8 +79,10 @@ def agree(site: Site, request: Enrol) -> Agreement:
         with open_ledger(site, policy) as ledger:
             for receipt in own_receipts(request.receipts, site=site.name, public_key=ledger.public_key):
                 check_receipt(receipt, ledger.entries())
-            terms = _terms(site, agreement, leave_out=policy.spent_subjects == "leave-out")
-            ledger.reserve(agreement.run, agreement.plan_hash.hex(), _charges(site, agreement), terms)
+            charges, leave_out = _charges(site, agreement), policy.spent_subjects == "leave-out"
+            ledger.check_lifetime(agreement.run, charges, leave_out=leave_out)  # before the folder is looked at
+            terms = _terms(site, agreement, leave_out=leave_out)
+            ledger.reserve(agreement.run, agreement.plan_hash.hex(), charges, terms)
         keep_newest(site.peer_receipts_path, request.receipts, roster)
     path = site.run_folder(agreement.run) / "enrolment.json"
     body = json.dumps({"run": request.run, "config": request.config, "plan": request.plan}).encode()

@@ -174,15 +174,14 @@ class Ledger(AbstractContextManager["Ledger"]):
             pen.append("release", run, {**facts, "request": request, "when": now()}, after=book.entries)
         return True
 
-    def check_lifetime(self, run: str, *, leave_out: bool) -> None:
-        """Hold all that is charged against the lifetime budget of today; with `leave_out` this run alone, as `reserve`.
+    def check_lifetime(self, run: str, charges: Sequence[Charge] = (), *, leave_out: bool) -> None:
+        """Hold all runs, with this one, reserved or asked for, to the budget of today; with `leave_out` this one alone.
 
         Raises:
-            BudgetRefused: the budget was lowered, and does not hold it any more.
-            Refused: the run was never reserved here.
+            BudgetRefused: the budget does not hold it, or was lowered and does not hold it any more.
         """
         with self._writing() as (_, book):
-            account = known_account(book.accounts, run)
+            account = book.accounts.get(run, RunAccount(run, "", now(), tuple(charges)))
             others = () if leave_out else tuple(other for other in book.accounts.values() if other is not account)
             check_budget(self.site, (*others, account), self.lifetime_epsilon, order=book.order, delta=self.delta)
 
