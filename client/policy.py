@@ -86,7 +86,7 @@ class Policy(BaseModel):
         default=0.0,
         ge=0,
         description="Smallest noise of an evaluation, audit or normalisation table, std / sensitivity: what the sites"
-        " add together.",
+        " add together, or for its own statistics this site alone.",
     )
     k_min: int = Field(default=3, ge=2, description="Smallest number of sites that may be added up.")
     allowed_purposes: tuple[Purpose, ...] = Field(default=_ALL_PURPOSES, description="What records may be read for.")

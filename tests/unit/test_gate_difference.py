@@ -46,7 +46,7 @@ from common.receipts import Receipt
 from common.releases import tables_of
 from common.secagg.transcript import read_advert
 from tests.federation_run import REPEATABLE
-from tests.policy_cases import WIDE, Run, Stand
+from tests.policy_cases import WIDE, Run, Stand, set_policy
 
 RUN = "run"
 ALL = Run((REPEATABLE, "data.normalisation=federated", "audit.attributes=[sex,age]"))
@@ -147,6 +147,8 @@ def uncharged(stand: Stand, run: Run) -> Iterator[Request]:
         yield replace(asked, normalisation={"sums": np.zeros(1, np.int64)})
     yield Settle(RUN)
     yield from (enrol, task(stand, run, "training"), Settle(RUN))
+    for number in range(3):  # more than the budget of whoever is in the folder
+        yield stand.enrol(run, f"more-{number}")
 
 
 def visible(reply: Reply) -> object:
@@ -167,11 +169,14 @@ def released(site: Site) -> set[tuple[object, object, object]]:
     return {(fact["stage"], fact["round"], fact["purpose"]) for fact in facts}
 
 
+@pytest.mark.parametrize("spent", ["refuse", "leave-out"])
 @pytest.mark.parametrize("change", OTHERS, ids=lambda change: change.__name__)
 def test_what_was_not_charged_says_the_same_of_every_folder(
-    stand: Stand, free: tuple[Request, ...], tmp_path: Path, change: Callable[[Path], None]
+    stand: Stand, free: tuple[Request, ...], tmp_path: Path, change: Callable[[Path], None], spent: str
 ) -> None:
     sites = [site_of(stand, f"{tmp_path.name}-{number}", ALL, (None, change)[number]) for number in range(2)]
+    for site in sites:
+        set_policy(site, {**WIDE, "lifetime_epsilon": 12.0, "spent_subjects": spent})
     for request in free:
         one, other = (visible(answer(site, lambda request=request: request)) for site in sites)  # type: ignore[misc]
         assert one == other, type(request).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from client.policy import Policy, read_policy
 from client.site import Site
 from common.messages import Advert, Enrolled, Refusal, Reply, Request, pack
 from common.refusals import CODES
+from tests.architecture.tree import ROOT
 from tests.policy_cases import CASES, WIDE, Case, Stand, set_policy
 
 
@@ -51,6 +53,20 @@ def refused_for(site: Site, case: Case, request: Request) -> None:
 def test_no_key_is_missing_from_the_table() -> None:
     assert sorted({case.key for case in CASES}) == sorted(Policy.model_fields)
     assert {case.code for case in CASES} <= set(CODES)
+
+
+def row(key: str) -> str:
+    """A key's line on the page."""
+    field = Policy.model_fields[key]
+    default = "must be given" if field.is_required() else f"`{json.dumps(field.default)}`"
+    codes = ", ".join(f"`{code}`" for code in sorted({case.code for case in CASES if case.key == key}))
+    return f"| `{key}` | {default} | {field.description} | {codes} |"
+
+
+def test_the_page_says_every_key_its_default_and_its_code() -> None:
+    lines = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index("|---|---|---|---|") + 1
+    assert lines[start : lines.index("", start)] == [row(key) for key in Policy.model_fields]
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
