@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from client.enrolment import Agreement
-from client.policy import Refused, check, check_purpose, read_policy
+from client.policy import Refused, read_policy
+from client.policy_rules import asked_of, check, check_purpose
 from client.site import Site
 from common.config import Config
 from common.messages import StageRequest, Task
@@ -27,7 +28,7 @@ def admit(site: Site, agreement: Agreement, request: Task) -> None:
     if site.is_settled(request.run):
         raise Refused("settled", f"run {request.run} is over")
     policy = read_policy(site.policy_path)
-    check(policy, agreement.config, agreement.plan)
+    check(policy, asked_of(site, agreement.config, agreement.plan))
     check_purpose(policy, request.purpose)
     _check_place(agreement.config, request)
     _check_normalisation(agreement.config, request)

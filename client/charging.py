@@ -25,7 +25,9 @@ def charge(site: Site, agreement: Agreement, request: Task, begun: Stages | None
     roster = Roster.from_bytes(site.roster_path.read_bytes())
     certify(site.run_folder(request.run), agreement, honest=num_honest(agreement.config, roster))
     count = agreement.plan.steps_per_round if request.purpose == "training" else 1
-    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+    policy = read_policy(site.policy_path)
+    with open_ledger(site, policy) as ledger:
+        ledger.check_lifetime(request.run, leave_out=policy.spent_subjects == "leave-out")
         asked = request.digest().hex()
         first = ledger.release(request.run, request.round, "task", request.purpose, count, request=asked)
         if begun is not None and not first:

@@ -92,7 +92,7 @@ class Work:
         # Against the institution's own delta, not the run's: a server that could choose it would learn the number.
         delta = read_policy(self.site.policy_path).lifetime_delta
         if self.agreement.plan is not None and delta * len(data.subjects) >= 1:
-            raise Refused("delta", f"lifetime_delta {delta} is not below 1 / {len(data.subjects)} subjects")
+            raise Refused("failed", f"lifetime_delta {delta} is not below 1 / {len(data.subjects)} subjects")
         return data if self.agreement.plan is None else self._paying(data)
 
     def _paying(self, data: SiteData) -> SiteData:

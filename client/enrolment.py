@@ -11,7 +11,8 @@ from client.cohorts import Pseudonyms, load_pseudonyms
 from client.ledger import Ledger
 from client.ledger_schema import LedgerBroken
 from client.ledger_subjects import Terms
-from client.policy import Policy, Refused, check, read_policy
+from client.policy import Policy, Refused, read_policy
+from client.policy_rules import asked_of, check
 from client.receipts import check_receipt
 from client.self_check import certify, self_check
 from client.site import RUN_NAME, Site, site_data
@@ -19,7 +20,7 @@ from client.stages import alone, sync_folder, write_durably
 from common.blocks import held_blocks
 from common.compose import ConfigError, validate
 from common.config import Config
-from common.data.folder import SPLITS, DataError
+from common.data.folder import SPLITS
 from common.data.schema import merge_schemas
 from common.messages import Enrol
 from common.models.model import first_weights, summed_in_training
@@ -60,7 +61,7 @@ class Agreement:
 def agree(site: Site, request: Enrol) -> Agreement:
     """Check a run against the policy, try its step, reserve its whole budget, and keep what was agreed.
 
-    No record is read.
+    Once policy and budget hold it, the folder is looked at for who takes part; the answer does not depend on it.
 
     Guarantees:
         once: the same run with the same configuration and plan is reserved once, however often it is asked for.
@@ -73,15 +74,17 @@ def agree(site: Site, request: Enrol) -> Agreement:
     policy = read_policy(site.policy_path)
     roster = Roster.from_bytes(site.roster_path.read_bytes())
     _check_roster(roster, agreement.config, policy)
-    check(policy, agreement.config, agreement.plan)
+    check(policy, asked_of(site, agreement.config, agreement.plan))
     if agreement.plan is not None:
         _check_plan(agreement.config, agreement.plan, num_sites=len(roster.entries))
         self_check(agreement.config, agreement.plan, honest=num_honest(agreement.config, roster))
         with open_ledger(site, policy) as ledger:
             for receipt in own_receipts(request.receipts, site=site.name, public_key=ledger.public_key):
                 check_receipt(receipt, ledger.entries())
-            terms = _terms(site, agreement, leave_out=policy.spent_subjects == "leave-out")
-            ledger.reserve(agreement.run, agreement.plan_hash.hex(), _charges(site, agreement), terms)
+            charges, leave_out = _charges(site, agreement), policy.spent_subjects == "leave-out"
+            ledger.check_lifetime(agreement.run, charges, leave_out=leave_out)  # before the folder is looked at
+            terms = _terms(site, agreement, leave_out=leave_out)
+            ledger.reserve(agreement.run, agreement.plan_hash.hex(), charges, terms)
         keep_newest(site.peer_receipts_path, request.receipts, roster)
     path = site.run_folder(agreement.run) / "enrolment.json"
     body = json.dumps({"run": request.run, "config": request.config, "plan": request.plan}).encode()
@@ -193,10 +196,10 @@ def _terms(site: Site, agreement: Agreement, *, leave_out: bool) -> Terms:
     try:
         data = site_data(site.folder, agreement.config.data.split_seed)
         members = {split: [data.subjects[place] for place in data.subjects_of(split)] for split in SPLITS}
-    except DataError as error:
-        site.log("failed", trace=str(error))
-        members = {split: [] for split in SPLITS}
-    cohorts = {split: key.cohort(subjects) for split, subjects in members.items()}
+        cohorts = {split: key.cohort(subjects) for split, subjects in members.items()}
+    except Exception as error:  # whatever a cell does to its reader: any other answer would tell of it, uncharged
+        site.log("failed", trace=f"{type(error).__name__}: {error}")
+        cohorts = {split: key.cohort(()) for split in SPLITS}
     return Terms(cohorts, key.check, bundle_hash(), leave_out)
 
 

@@ -50,6 +50,7 @@ from common.messages import (
     pack,
     unpack,
 )
+from common.refusals import CODES
 from common.secagg.encoding import bits_for, encode_counts, encode_weighted
 from common.secagg.identity import load_identity
 from common.secagg.roster import LARGEST_COMPLETE, Roster, threshold_of
@@ -64,12 +65,9 @@ def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
         if handler is None:
             raise Refused("malformed", f"{type(request).__name__} is no request")
         return handler(site, request)
-    except Refused as refusal:
+    except (Refused, mask.ProtocolError) as refusal:
         site.log("refused", code=refusal.code, reason=str(refusal))
-        return Refusal(refusal.code)
-    except mask.ProtocolError as error:
-        site.log("refused", code=error.code, reason=str(error))
-        return Refusal(error.code)
+        return Refusal(refusal.code if refusal.code in CODES else "failed")  # whatever an error was given for a code
     except Exception:
         site.log("failed", trace=traceback.format_exc())
         return Refusal("failed")

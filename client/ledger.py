@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from client.ledger_account import (
-    BudgetRefused,
     LedgerSummary,
     RunAccount,
     by_modality,
+    check_budget,
     check_reserved,
     check_same,
     known_account,
@@ -131,7 +131,7 @@ class Ledger(AbstractContextManager["Ledger"]):
                 return
             asked = RunAccount(run, plan_hash, now(), tuple(charges))
             earlier = () if terms is not None and terms.leave_out else tuple(book.accounts.values())
-            self._check_budget((*earlier, asked), book.order)
+            check_budget(self.site, (*earlier, asked), self.lifetime_epsilon, order=book.order, delta=self.delta)
             reserved = [charge_to_facts(charge) for charge in charges]
             facts: dict[str, object] = {"plan": plan_hash, "charges": reserved, "bundle": ""}
             if terms is not None:
@@ -175,6 +175,17 @@ class Ledger(AbstractContextManager["Ledger"]):
             facts: dict[str, object] = {"round": round, "stage": stage, "purpose": purpose, "count": event_count}
             pen.append("release", run, {**facts, "request": request, "when": now()}, after=book.entries)
         return True
+
+    def check_lifetime(self, run: str, charges: Sequence[Charge] = (), *, leave_out: bool) -> None:
+        """Hold all runs, with this one, reserved or asked for, to the budget of today; with `leave_out` this one alone.
+
+        Raises:
+            BudgetRefused: the budget does not hold it, or was lowered and does not hold it any more.
+        """
+        with self._writing() as (_, book):
+            account = book.accounts.get(run, RunAccount(run, "", now(), tuple(charges)))
+            others = () if leave_out else tuple(other for other in book.accounts.values() if other is not account)
+            check_budget(self.site, (*others, account), self.lifetime_epsilon, order=book.order, delta=self.delta)
 
     def settle(self, run: str) -> None:
         """Close a run and give back what it reserved and did not release; closing it again changes nothing.
@@ -253,8 +264,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         Raises:
             LedgerBroken: names the first entry that is wrong.
         """
-        entries = self.entries()
-        check_chain(entries, self.public_key, every_signature=True)
+        check_chain(entries := self.entries(), self.public_key, every_signature=True)
         run_accounts(entries)
 
     def close(self) -> None:
@@ -284,15 +294,6 @@ class Ledger(AbstractContextManager["Ledger"]):
             self.receipts.keep(book.entries)
 
     def _accounts(self, pen: Pen, book: Book) -> Accounts:
-        roots = sorted(root for run in book.accounts.values() for root in (run.cohorts or {}).values())
+        roots = (root for run in book.accounts.values() for root in (run.cohorts or {}).values())
         members = {root: pen.members(root) for root in roots}
         return Accounts(tuple(book.accounts.values()), members, book.order, self.delta)
-
-    def _check_budget(self, accounts: Sequence[RunAccount], order: float) -> None:
-        after = standing(accounts, order=order, delta=self.delta)
-        if not after.needed <= self.lifetime_epsilon:  # what cannot be compared is refused too
-            before = standing(accounts[:-1], order=order, delta=self.delta)
-            raise BudgetRefused(
-                f"{self.site}: run {accounts[-1].run} needs a lifetime epsilon of {after.needed:.3g} at delta"
-                f" {self.delta:g}; {self.lifetime_epsilon:g} is allowed, {before.spent:.3g} is spent"
-            )

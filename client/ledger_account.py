@@ -250,6 +250,19 @@ def check_same(account: RunAccount, plan_hash: str, charges: Sequence[Charge]) -
         raise Refused("settled", f"run {account.run} is over")
 
 
+def check_budget(
+    site: str, accounts: Sequence[RunAccount], lifetime_epsilon: float, *, order: float, delta: float
+) -> None:
+    """Refuse the last of these runs where the lifetime budget does not hold all of them."""
+    after = standing(accounts, order=order, delta=delta)
+    if not after.needed <= lifetime_epsilon:  # what cannot be compared is refused too
+        before = standing(accounts[:-1], order=order, delta=delta)
+        raise BudgetRefused(
+            f"{site}: run {accounts[-1].run} needs a lifetime epsilon of {after.needed:.3g} at delta {delta:g};"
+            f" {lifetime_epsilon:g} is allowed (lifetime_epsilon), {before.spent:.3g} is spent"
+        )
+
+
 def known_account(accounts: Mapping[str, RunAccount], run: str) -> RunAccount:
     """Find a run's account; refuse a run that was never reserved."""
     if run not in accounts:

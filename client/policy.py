@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+from collections import Counter
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
@@ -12,25 +15,28 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from common.privacy.noise import TESTING_VARIABLE
-
 if TYPE_CHECKING:
-    from common.config import Config
-    from common.privacy.plan import PrivacyPlan
+    from pydantic_core import ErrorDetails
+
+    from common.refusals import Code
 
 Purpose = Literal["training", "normalisation", "evaluation", "audit"]
+Normalisation = Literal["none", "site", "federated"]
+Switch = Annotated[bool, Field(strict=True)]  # "no", in quotes, is a word and not a switch
 EVERYTHING = "*"
+Names = tuple[str, ...]
 _ALL_PURPOSES: tuple[Purpose, ...] = ("training", "normalisation", "evaluation", "audit")
-_ROUNDING = 1e-9
+_ALL_NORMALISATION: tuple[Normalisation, ...] = ("none", "site", "federated")
+_MODE, _WRITABLE_BY_OTHERS = 0o644, stat.S_IWGRP | stat.S_IWOTH
 
 
 class Refused(Exception):
     """A request that this institution does not carry out.
 
-    `code` is one of a fixed set of short words and may leave the site; the sentence stays in its own log.
+    `code` is one of a closed set of short words and may leave the site; the sentence stays in its own log.
     """
 
-    def __init__(self, code: str, reason: str) -> None:
+    def __init__(self, code: Code, reason: str) -> None:
         """Keep the code; the reason becomes the exception's text."""
         super().__init__(code, reason)
         self.code = code
@@ -41,8 +47,22 @@ class Refused(Exception):
         return self.reason
 
 
+class PolicyBroken(Refused):
+    """The policy's file cannot be read as what it must be: this site agrees to nothing until someone corrects it."""
+
+    def __init__(self, reason: str) -> None:
+        """Keep the reason under the code `policy`."""
+        super().__init__("policy", reason)
+        self.args = (reason,)  # so that it can be pickled
+
+
 class Policy(BaseModel):
-    """What one institution allows."""
+    """What one institution allows.
+
+    Each key is held when a run is agreed to, and again at every request that would read records, by the file of that
+    moment. A smallest number of its own subjects is not among the keys, on purpose: whether a run is refused would
+    then depend on who is in the folder, and a refusal leaves the site uncharged.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -53,26 +73,53 @@ class Policy(BaseModel):
     per_run_epsilon: float | None = Field(
         default=None, gt=0, description="Largest epsilon of one run; default: the lifetime's."
     )
+    most_steps: int | None = Field(
+        default=None, ge=1, description="Most steps of one run, rounds x steps_per_round; default: as the budget lasts."
+    )
     min_noise_multiplier: float = Field(
         default=0.0,
         ge=0,
         description="Smallest noise of a training step, std / clip norm: this site's own, or where the sites share it"
         " out, all of it.",
     )
+    min_table_noise_multiplier: float = Field(
+        default=0.0,
+        ge=0,
+        description="Smallest noise of an evaluation, audit or normalisation table, std / sensitivity: what the sites"
+        " add together, or for its own statistics this site alone.",
+    )
     k_min: int = Field(default=3, ge=2, description="Smallest number of sites that may be added up.")
     allowed_purposes: tuple[Purpose, ...] = Field(default=_ALL_PURPOSES, description="What records may be read for.")
-    allowed_tasks: tuple[str, ...] = Field(default=(EVERYTHING,), description="Labels that may be learned; * is any.")
-    allowed_attributes: tuple[str, ...] = Field(
-        default=(EVERYTHING,), description="Attributes that may be audited by; * is any."
+    allowed_tasks: Names = Field(default=(EVERYTHING,), description="Labels that may be learned; * is any.")
+    allowed_attributes: Names = Field(default=(EVERYTHING,), description="Attributes to audit by; * is any.")
+    allowed_modalities: Names = Field(
+        default=(EVERYTHING,), description="Modalities that a run may read here, for whatever purpose; * is any."
     )
-    allow_no_privacy: bool = Field(
+    allowed_blocks: Names = Field(
+        default=(EVERYTHING,),
+        description="Blocks of the model that may be trained here, also those that stay here: names (head/sick) or"
+        " families (head); * is any.",
+    )
+    allowed_normalisation: tuple[Normalisation, ...] = Field(
+        default=_ALL_NORMALISATION, description="How values may be scaled: none, site (own statistics), federated."
+    )
+    allowed_peers: Names = Field(
+        default=(EVERYTHING,), description="Institutions that may be on the roster beside this one; * is any."
+    )
+    allowed_bundles: Names = Field(
+        default=(EVERYTHING,),
+        description="Hashes of the code that may run here; * is any. It finds a wrong version out, not a hostile one.",
+    )
+    allow_no_privacy: Switch = Field(
         default=False, description="Whether a run without differential privacy may read records."
     )
-    allow_no_secagg: bool = Field(default=False, description="Whether the server may see this site's own contribution.")
-    require_post_quantum: bool = Field(
+    allow_no_secagg: Switch = Field(
+        default=False, description="Whether the server may see this site's own contribution."
+    )
+    require_post_quantum: Switch = Field(
         default=False, description="Whether masks must also withstand who records the traffic and breaks X25519 later."
     )
-    allow_distributed_noise: bool = Field(
+    allow_distributed_noise: Switch = Field(
         default=False,
         description="Whether training noise may be shared out: sites that collude with the server could then undo it.",
     )
@@ -105,29 +152,47 @@ def read_policy(path: Path) -> Policy:
     """Read a policy.
 
     Raises:
-        ValueError: the file is missing or no YAML, or a key is unknown, missing, mistyped or out of range.
+        PolicyBroken: the file is missing, others may write it, it is no YAML, or a key is unknown, missing, there
+            twice, mistyped or out of range; the sentence names file, key and what to do.
     """
     try:
-        return _parsed(path.name, path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path.name} cannot be read: {error}") from error
+        with path.open(encoding="utf-8") as file:
+            mode, text = os.fstat(file.fileno()).st_mode, file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyBroken(f"{path} cannot be read ({error}): restore it") from error
+    if mode & _WRITABLE_BY_OTHERS:
+        raise PolicyBroken(f"{path} can be written by others than its owner: check what it says, then chmod go-w it")
+    return _parsed(str(path), text)
 
 
 @lru_cache(maxsize=64)  # every stage of every round asks; the file is read each time, the same text parsed once
 def _parsed(name: str, text: str) -> Policy:
     try:
-        body = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} cannot be read: {error}") from error
-    if not isinstance(body, dict):
-        raise ValueError(f"{name} must hold keys and values, got {type(body).__name__}")
+        body, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise PolicyBroken(f"{name} cannot be read as YAML ({' '.join(str(error).split())}): correct it") from error
+    if not isinstance(body, dict) or not isinstance(node, yaml.MappingNode):
+        raise PolicyBroken(f"{name} must hold keys and values, got {type(body).__name__}: write `key: value`")
+    for key, times in Counter(str(key.value) for key, _ in node.value).items():
+        if times > 1:
+            raise PolicyBroken(f"{name}: {key}: is there {times} times: keep the one that is meant")
     try:
         return Policy.model_validate(body)
     except ValidationError as error:
-        faults = (
-            f"{'.'.join(str(part) for part in fault['loc']) or 'keys'}: {fault['msg']}" for fault in error.errors()
-        )
-        raise ValueError(f"{name}: {'; '.join(faults)}") from error
+        raise PolicyBroken(f"{name}: {'; '.join(_fault(fault) for fault in error.errors())}") from error
+
+
+def _fault(fault: ErrorDetails) -> str:
+    """A key, what is wrong with it, and what to do."""
+    where = [str(part) for part in fault["loc"]]
+    key, field = ".".join(where) or "keys", Policy.model_fields.get(where[0]) if where else None
+    if fault["type"] == "missing":
+        return f"{key}: is missing: add it ({'' if field is None else field.description})"
+    if fault["type"] == "extra_forbidden":
+        close = get_close_matches(key, Policy.model_fields, n=1)
+        return f"{key}: is no key of a policy: {f'did you mean {close[0]}?' if close else 'take it out'}"
+    means = "" if field is None else f" ({field.description})"
+    return f"{key}: {fault['msg']}: correct it{means}"
 
 
 def write_policy(path: Path, policy: Policy) -> None:
@@ -143,82 +208,12 @@ def write_policy(path: Path, policy: Policy) -> None:
     _write_new(path, "\n".join(lines) + "\n")
 
 
-def check(policy: Policy, config: Config, plan: PrivacyPlan | None) -> None:
-    """Hold a whole run against the policy, before any record is read.
-
-    Raises:
-        Refused: the first rule that the run breaks.
-    """
-    _check_protection(policy, config, plan)
-    if plan is not None:
-        _check_plan(policy, plan)
-    purposes = ["training", "evaluation"]
-    purposes += ["normalisation"] if config.data.normalisation != "none" else []
-    purposes += ["audit"] if config.audit.attributes else []
-    for purpose in purposes:
-        check_purpose(policy, purpose)
-    _check_listed(policy.allowed_tasks, (config.objective.task,), "task")
-    _check_listed(policy.allowed_attributes, config.audit.attributes, "attribute")
-
-
-def check_purpose(policy: Policy, purpose: str) -> None:
-    """Hold one request against the policy.
-
-    Raises:
-        Refused: records may not be read for this.
-    """
-    if purpose not in policy.allowed_purposes:
-        raise Refused("purpose", f"allowed_purposes has {', '.join(policy.allowed_purposes)}, not {purpose}")
-
-
-def _check_protection(policy: Policy, config: Config, plan: PrivacyPlan | None) -> None:
-    if plan is None and not policy.allow_no_privacy:
-        raise Refused("no-privacy", "the run has no differential privacy, and allow_no_privacy is false")
-    if config.privacy.test_noise_seed is not None and os.environ.get(TESTING_VARIABLE) != "1":
-        raise Refused("test-noise", f"the run asks for repeatable noise, which needs {TESTING_VARIABLE}=1 at this site")
-    if config.secagg.kind == "none" and not policy.allow_no_secagg:
-        raise Refused("no-secagg", "the run has no secure aggregation, and allow_no_secagg is false")
-    if policy.require_post_quantum and not config.secagg.post_quantum:
-        raise Refused("post-quantum", "secagg.post_quantum is false, and require_post_quantum is true")
-    if plan is not None and plan.lattice is not None and not policy.allow_distributed_noise:
-        reason = "the run shares the training noise out between the sites, and allow_distributed_noise is false"
-        raise Refused("distributed-noise", reason)
-    if config.secagg.kind != "none" and config.secagg.k_min < policy.k_min:
-        raise Refused("cohort", f"the run adds up as few as {config.secagg.k_min} sites, and k_min is {policy.k_min}")
-
-
-def _check_plan(policy: Policy, plan: PrivacyPlan) -> None:
-    """Hold the plan's own figures to the policy, and what it says to what its charges really cost."""
-    largest = policy.lifetime_epsilon if policy.per_run_epsilon is None else policy.per_run_epsilon
-    if plan.epsilon > largest:
-        raise Refused("epsilon", f"the run asks for epsilon {plan.epsilon:g}, and {largest:g} is allowed")
-    if plan.delta > policy.lifetime_delta:
-        raise Refused("delta", f"the run asks for delta {plan.delta:g}, and {policy.lifetime_delta:g} is allowed")
-    if plan.noise_multiplier < policy.min_noise_multiplier:
-        raise Refused(
-            "noise",
-            f"noise multiplier {plan.noise_multiplier:g} is below min_noise_multiplier {policy.min_noise_multiplier:g}",
-        )
-    for cohort, epsilon in plan.epsilons().items():
-        if epsilon > plan.epsilon * (1 + _ROUNDING):
-            raise Refused(
-                "plan", f"the plan promises epsilon {plan.epsilon:g} and costs {epsilon:g} in cohort {cohort}"
-            )
-
-
-def _check_listed(allowed: tuple[str, ...], asked: tuple[str, ...], what: str) -> None:
-    if EVERYTHING in allowed:
-        return
-    for name in asked:
-        if name not in allowed:
-            raise Refused(what, f"allowed_{what}s has {', '.join(allowed)}, not {name}")
-
-
 def _write_new(path: Path, text: str) -> None:
     """Write a new file whole or not at all."""
     draft = path.with_name(f".{path.name}.{token_hex(8)}")
     try:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
+        draft.chmod(_MODE)  # whatever the umask is: a file that others may write would be refused
         os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -61,14 +61,14 @@ def held_blocks(blocks: Iterable[str], held_modalities: Iterable[str]) -> tuple[
     return tuple(block for block in blocks if modality_of(block) is None or modality_of(block) in held)
 
 
-def is_personal(block: str, personal: Sequence[str]) -> bool:
-    """Tell whether a block stays at the site: it is named, or it stands under a named family (`head`: head/disease)."""
-    return is_named(block, personal)
-
-
 def is_named(block: str, entries: Sequence[str]) -> bool:
-    """Tell whether a block is one of the entries, or stands under one that is a family."""
+    """Tell whether entries name a block: itself, or the family that it stands under (`head`: head/disease)."""
     return any(block == entry or block.startswith(f"{entry.rstrip('/')}/") for entry in entries)
+
+
+def is_personal(block: str, personal: Sequence[str]) -> bool:
+    """Tell whether a block stays at the site."""
+    return is_named(block, personal)
 
 
 def flatten(model: nn.Module, blocks: Iterable[str]) -> dict[str, np.ndarray]:

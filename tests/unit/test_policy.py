@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from client.policy import Policy, Refused, check, check_purpose, read_policy, write_policy
+from client.enrolment import open_ledger
+from client.gate import answer
+from client.policy import Policy, PolicyBroken, Refused, read_policy, write_policy
+from client.policy_rules import Asked, check, check_purpose
 from common.config import AuditConfig, Config, DataConfig, ObjectiveConfig, PrivacyConfig, SecaggConfig
+from common.messages import Refusal, Settle, Task
 from common.privacy.plan import PrivacyPlan, make_plan
+from tests.federation_run import prepare_toy
 
 POLICY = Policy.model_validate({"lifetime_epsilon": 20.0, "lifetime_delta": 1e-3})
 
@@ -18,6 +25,7 @@ POLICY = Policy.model_validate({"lifetime_epsilon": 20.0, "lifetime_delta": 1e-3
 def config_of(**sections: dict[str, object]) -> Config:
     """The sections of a configuration that a policy looks at; the others stay out."""
     chosen: dict[str, Any] = {
+        "rounds": 60,
         "data": DataConfig.model_validate({"kind": "heart", "normalisation": "federated", **sections.get("data", {})}),
         "objective": ObjectiveConfig.model_validate(
             {"kind": "classification", "task": "disease", "learning_rate": 0.1, **sections.get("objective", {})}
@@ -42,7 +50,7 @@ def policy_of(**changes: object) -> Policy:
 
 def code_of(policy: Policy, config: Config, plan: PrivacyPlan | None) -> str | None:
     try:
-        check(policy, config, plan)
+        check(policy, Asked(config, plan, ("clinical",), ("site-1", "site-2"), "0" * 64))
     except Refused as refusal:
         return refusal.code
     return None
@@ -168,29 +176,102 @@ def test_an_institutions_policy_is_never_overwritten(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["policy.yaml"]
 
 
+GOOD = "lifetime_epsilon: 20\nlifetime_delta: 0.001\n"
+
+
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "complaint", "fix"),
     [
-        ("lifetime_epsilon: 20\nlifetime_delta: 0.001\nlifetime_epsilom: 3\n", "lifetime_epsilom"),
-        ("lifetime_delta: 0.001\n", "lifetime_epsilon"),
-        ("lifetime_epsilon: -1\nlifetime_delta: 0.001\n", "lifetime_epsilon"),
-        ("lifetime_epsilon: .inf\nlifetime_delta: 0.001\n", "lifetime_epsilon"),
-        ("lifetime_epsilon: 20\nlifetime_delta: 1\n", "lifetime_delta"),
-        ("lifetime_epsilon: 20\nlifetime_delta: 0.001\nk_min: 1\n", "k_min"),
-        ("lifetime_epsilon: 20\nlifetime_delta: 0.001\nper_run_epsilon: 21\n", "per_run_epsilon"),
-        ("lifetime_epsilon: 20\nlifetime_delta: 0.001\nallowed_purposes: [surveillance]\n", "allowed_purposes"),
-        ("- 1\n", "must hold keys and values"),
-        ("", "must hold keys and values"),
-        ("a: [", "cannot be read"),
+        (f"{GOOD}lifetime_epsilom: 3\n", "lifetime_epsilom: is no key", "did you mean lifetime_epsilon"),
+        (f"{GOOD}surveillance: true\n", "surveillance: is no key", "take it out"),
+        ("lifetime_delta: 0.001\n", "lifetime_epsilon: is missing", r"add it \(Budget of a subject"),
+        ("lifetime_epsilon: -1\nlifetime_delta: 0.001\n", "lifetime_epsilon", "correct it"),
+        ("lifetime_epsilon: .inf\nlifetime_delta: 0.001\n", "lifetime_epsilon", "correct it"),
+        ("lifetime_epsilon: .nan\nlifetime_delta: 0.001\n", "lifetime_epsilon", "correct it"),
+        ("lifetime_epsilon: 20\nlifetime_delta: 1\n", "lifetime_delta", "correct it"),
+        (f"{GOOD}k_min: 1\n", "k_min", "Smallest number of sites"),
+        (f"{GOOD}k_min: many\n", "k_min", "Smallest number of sites"),
+        (f"{GOOD}k_min: 5\nk_min: 2\n", "k_min: is there 2 times", "keep the one that is meant"),
+        (f"{GOOD}allow_no_privacy: 1\n", "allow_no_privacy", "correct it"),
+        (f"{GOOD}allow_no_privacy: 'no'\n", "allow_no_privacy", "correct it"),
+        (f"{GOOD}per_run_epsilon: 21\n", "per_run_epsilon", "must be at most lifetime_epsilon"),
+        (f"{GOOD}allowed_purposes: [surveillance]\n", "allowed_purposes", "What records may be read for"),
+        (f"{GOOD}allowed_normalisation: [all]\n", "allowed_normalisation", "How values may be scaled"),
+        (f"{GOOD}allowed_tasks: sick\n", "allowed_tasks", "Labels that may be learned"),
+        (f"{GOOD}allowed_peers:\n", "allowed_peers", "Institutions that may be on the roster"),
+        (f"{GOOD}most_steps: 0\n", "most_steps", "Most steps of one run"),
+        (f"{GOOD}spent_subjects: ignore\n", "spent_subjects", "refuse"),
+        ("- 1\n", "must hold keys and values", "write `key: value`"),
+        ("", "must hold keys and values", "write `key: value`"),
+        ("a: [", "cannot be read as YAML", "correct it"),
+        ("[" * 10_000, "cannot be read as YAML", "correct it"),
+        ("a: 2001-99-99\n", "cannot be read as YAML", "correct it"),
+        ("!!python/object:os.system x\n", "cannot be read as YAML", "correct it"),
     ],
 )
-def test_a_policy_that_cannot_be_meant_is_refused_by_name(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_policy_that_cannot_be_meant_names_file_key_and_fix(
+    tmp_path: Path, text: str, complaint: str, fix: str
+) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=rf"policy\.yaml.*{complaint}"):
+    with pytest.raises(PolicyBroken, match=rf"policy\.yaml.*{complaint}.*{fix}"):
         read_policy(path)
 
 
-def test_a_missing_policy_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"policy\.yaml cannot be read"):
-        read_policy(tmp_path / "policy.yaml")
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_a_policy_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "policy.yaml"
+    write_policy(path, POLICY)
+    assert read_policy(path) == POLICY
+    path.chmod(mode)
+    with pytest.raises(PolicyBroken, match=r"policy\.yaml can be written by others .* chmod go-w"):
+        read_policy(path)
+
+
+def test_a_policy_is_written_so_that_it_can_be_read_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_policy(tmp_path / "policy.yaml", POLICY)
+    finally:
+        os.umask(before)
+    assert read_policy(tmp_path / "policy.yaml") == POLICY
+
+
+def test_a_file_of_an_earlier_release_allows_what_it_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"{GOOD}k_min: 3\nallowed_tasks: ['*']\n")
+    assert read_policy(path) == POLICY
+
+
+def break_file(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe")
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (Path.unlink, "restore it"),
+        (break_file, "restore it"),
+        (lambda path: path.write_text("k_min: ["), "correct it"),
+        (lambda path: path.write_text(path.read_text() + "k_mim: 3\n"), "did you mean k_min?"),
+        (lambda path: path.write_text(path.read_text().replace("k_min: 3", "k_min: lots")), "k_min"),
+        (lambda path: path.chmod(0o666), "chmod go-w"),
+    ],
+    ids=["missing", "no text", "no YAML", "unknown key", "wrong type", "others may write"],
+)
+def test_a_broken_policy_closes_the_door_and_the_sites_log_says_what_to_do(
+    tmp_path: Path, broken: Callable[[Path], object], said: str
+) -> None:
+    prepared = prepare_toy(tmp_path, "data.normalisation=none", "audit.attributes=[]")
+    site, run = prepared.sites[0], prepared.folder.name
+    policy = read_policy(site.policy_path)
+    broken(site.policy_path)
+    for request in (replace(prepared.request, run="next"), Task(run, 1, "training"), Settle(run)):
+        assert answer(site, lambda request=request: request) == Refusal("policy")  # type: ignore[misc]
+        reason = str(site.logged("refused")[-1]["reason"])
+        assert str(site.policy_path) in reason
+        assert said in reason
+    site.policy_path.unlink(missing_ok=True)
+    write_policy(site.policy_path, policy)
+    with open_ledger(site, policy) as ledger:
+        assert [entry.kind for entry in ledger.entries()] == ["header", "reserve"]
