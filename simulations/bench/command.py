@@ -145,11 +145,28 @@ def _dp(_experiment: str, out: Path, asked: Asked) -> None:
     Console().print(shown)
 
 
+def _ledger(_experiment: str, out: Path, asked: Asked) -> None:
+    from simulations.bench.ledger import measure_ledger  # noqa: PLC0415
+
+    speed = measure_ledger(*(300, 3) if asked.quick else (10_000, 50))
+    (out / "ledger.json").write_text(json.dumps(asdict(speed), indent=1) + "\n")
+    if asked.as_json:
+        sys.stdout.write(json.dumps(asdict(speed)) + "\n")
+        return
+    table = Table(f"{speed.entries:,} entries", "target", "measured")
+    table.add_row("a charge: entry and receipt on disk, open ledger", "< 20 ms", f"{speed.charge_milliseconds:.1f} ms")
+    table.add_row("the same, ledger opened and closed", "< 20 ms", f"{speed.door_milliseconds:.1f} ms")
+    table.add_row("opening it in a process that has not read it", "", f"{speed.cold_seconds:.2f} s")
+    table.add_row("verified by the independent reader, processor time", "< 10 s", f"{speed.verified_seconds:.1f} s")
+    Console().print(table)
+
+
 _BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {
     "curve": _curve,
     "cost": _cost,
     "secagg": _secagg,
     "scale": _scale,
     "dp": _dp,
+    "ledger": _ledger,
     "audit": _audit,
 }

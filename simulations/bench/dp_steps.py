@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from common.bookkeeping.engine import clipped_sum
+from common.bookkeeping.memory import reused_memory
 from common.bookkeeping.rows import RowIndex
 from common.privacy.noise import os_noise
 from common.privacy.opacus_parts import load_opacus_package
@@ -45,7 +46,8 @@ def ours(work: Workload) -> Iterator[Found]:
     """The book-keeping engine."""
     rows = RowIndex(torch.arange(len(work.labels)))
     losses = lambda: row_losses(work.model, work.inputs, work.labels)  # noqa: E731
-    yield lambda: clipped_sum(work.model, losses, rows, clip_norm=CLIP_NORM)
+    with reused_memory():
+        yield lambda: clipped_sum(work.model, losses, rows, clip_norm=CLIP_NORM)
 
 
 @contextmanager
