@@ -1,7 +1,8 @@
 """Who pays for a run, without names: keyed pseudonyms of a folder's subjects, and a commitment to each cohort of them.
 
 A cohort is frozen when a run is reserved. Renaming the folder changes no pseudonym, so it resets nothing; who is new
-starts at zero; who has left the folder keeps what was spent. docs/ledger.md has the exact layout.
+starts at zero; who has left the folder keeps what was spent. A subject is known by its identifier alone: whoever writes
+identifiers anew starts everybody at zero, which nothing here can notice. docs/ledger.md has the exact layout.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from unicodedata import normalize
 
 from client.stages import alone, write_durably
 
@@ -86,7 +88,7 @@ def load_pseudonyms(path: Path, *, may_make: bool) -> Pseudonyms:
 
 @lru_cache(maxsize=16)  # a task asks for the same folder's several times
 def _pseudonyms(key: bytes, subjects: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple(hmac.digest(key, subject.encode(), "sha256") for subject in subjects)
+    return tuple(hmac.digest(key, normalize("NFC", subject).encode(), "sha256") for subject in subjects)
 
 
 def _hash(*parts: bytes) -> bytes:

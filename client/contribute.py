@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 
 import numpy as np
 from torch import nn
 
 from client.arithmetic import rows_at_once
-from client.enrolment import Agreement, load_key_of, open_ledger
+from client.enrolment import Agreement, cohorts_of
 from client.evaluate import count_table
 from client.features import with_features
+from client.members import load_key_of
 from client.personal import load_personal, save_personal
 from client.policy import Refused, read_policy
 from client.shared_noise import shared_step
@@ -95,16 +96,19 @@ class Work:
             raise Refused("failed", f"lifetime_delta {delta} is not below 1 / {len(data.subjects)} subjects")
         return data if self.agreement.plan is None else self._paying(data)
 
+    @cached_property
+    def cohorts(self) -> Mapping[str, frozenset[bytes]] | None:
+        """Who takes part, by cohort, as the ledger has it; None where it charges every subject (version 2)."""
+        return cohorts_of(self.site, self.agreement.run)
+
     def _paying(self, data: SiteData) -> SiteData:
         """Keep whom the ledger charges for this run: the members of its frozen cohorts, each in their own cohort.
 
         Who came into the folder, or moved to another cohort, since the run was agreed to takes no part in it.
         """
-        key = load_key_of(self.site)
-        cohorts = _members(self.site, self.agreement.run, key.check)
-        if cohorts is None:
+        if self.cohorts is None:
             return data
-        names = key.of(data.subjects)
+        cohorts, names = self.cohorts, load_key_of(self.site).of(data.subjects)
         pays = [name in cohorts.get(str(split), ()) for name, split in zip(names, data.split, strict=True)]
         return data.only(np.array(pays, dtype=np.bool_))
 
@@ -131,12 +135,6 @@ class Work:
         model = build_model(config, self.schema, seed=config.seed)
         load(model, {**self.task.weights, **load_personal(self.site, self.task)})
         return model
-
-
-@lru_cache(maxsize=64)  # frozen when the run was reserved
-def _members(site: Site, run: str, pseudonyms: str) -> dict[str, frozenset[bytes]] | None:
-    with open_ledger(site, read_policy(site.policy_path)) as ledger:
-        return ledger.members(run, pseudonyms)
 
 
 def contribute(work: Work) -> Contribution:

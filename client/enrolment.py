@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from client.bundle import bundle_hash
-from client.cohorts import Pseudonyms, load_pseudonyms
 from client.ledger import Ledger
 from client.ledger_schema import LedgerBroken
-from client.ledger_subjects import Terms
+from client.members import charges_of, load_key_of, terms_of
 from client.policy import Policy, Refused, read_policy
 from client.policy_rules import asked_of, check
 from client.receipts import check_receipt
 from client.self_check import certify, self_check
-from client.site import RUN_NAME, Site, site_data
+from client.site import RUN_NAME, Site
 from client.stages import alone, sync_folder, write_durably
-from common.blocks import held_blocks
 from common.compose import ConfigError, validate
 from common.config import Config
-from common.data.folder import SPLITS
 from common.data.schema import merge_schemas
 from common.messages import Enrol
-from common.models.model import first_weights, summed_in_training
-from common.privacy.events import Charge
+from common.models.model import summed_in_training
 from common.privacy.lattice import MOST_CELLS
-from common.privacy.plan import TRAINING, CountRelease, PrivacyPlan
+from common.privacy.plan import CountRelease, PrivacyPlan
 from common.receipts import keep_newest, own_receipts
 from common.releases import schema_of, tables_of
 from common.secagg.identity import load_identity
@@ -81,11 +77,11 @@ def agree(site: Site, request: Enrol) -> Agreement:
         with open_ledger(site, policy) as ledger:
             for receipt in own_receipts(request.receipts, site=site.name, public_key=ledger.public_key):
                 check_receipt(receipt, ledger.entries())
-            charges, leave_out = _charges(site, agreement), policy.spent_subjects == "leave-out"
+            charges, leave_out = charges_of(site, agreement), policy.spent_subjects == "leave-out"
             ledger.check_lifetime(agreement.run, charges, leave_out=leave_out)  # before the folder is looked at
-            terms = _terms(site, agreement, leave_out=leave_out)
+            terms = terms_of(site, agreement, leave_out=leave_out)
+            keep_newest(site.peer_receipts_path, request.receipts, roster)
             ledger.reserve(agreement.run, agreement.plan_hash.hex(), charges, terms)
-        keep_newest(site.peer_receipts_path, request.receipts, roster)
     path = site.run_folder(agreement.run) / "enrolment.json"
     body = json.dumps({"run": request.run, "config": request.config, "plan": request.plan}).encode()
     with alone(path.parent):
@@ -128,7 +124,10 @@ def agreement_of(site: Site, run: str) -> Agreement:
     path = site.run_folder(run) / "enrolment.json"
     if not path.exists():
         raise Refused("not-enrolled", f"run {run} was never agreed to here")
-    return parse_request(Enrol(**json.loads(path.read_text())))
+    agreement = parse_request(Enrol(**json.loads(path.read_text())))
+    if agreement.run != run:
+        raise Refused("not-enrolled", f"what lies in the folder of run {run} is what run {agreement.run} agreed to")
+    return agreement
 
 
 def open_ledger(site: Site, policy: Policy) -> Ledger:
@@ -162,45 +161,14 @@ def open_ledger(site: Site, policy: Policy) -> Ledger:
     return ledger
 
 
-def load_key_of(site: Site, *, may_make: bool = False) -> Pseudonyms:
-    """Read the site's pseudonym key; the ledger takes no other one than that of its first reservation.
+def cohorts_of(site: Site, run: str) -> Mapping[str, frozenset[bytes]] | None:
+    """Read who takes part in a run, by cohort; None where nobody wrote it down, so that every subject pays.
 
     Raises:
-        LedgerBroken: it is gone or damaged.
+        LedgerBroken: the ledger or the pseudonym key is gone or damaged, or not that of this run.
     """
-    try:
-        return load_pseudonyms(site.pseudonym_key_path, may_make=may_make)
-    except (FileNotFoundError, ValueError) as error:
-        raise LedgerBroken(f"{site.pseudonym_key_path.name} is gone or damaged: restore it with its ledger") from error
-
-
-def _charges(site: Site, agreement: Agreement) -> tuple[Charge, ...]:
-    """The plan's charges, with the modalities that this site reads for them and the blocks that it moves."""
-    if agreement.plan is None:
-        return ()
-    modalities = tuple(sorted(site.spec().modalities))
-    blocks = held_blocks(tuple(first_weights(agreement.config)), modalities)
-    return tuple(
-        replace(charge, modalities=modalities, blocks=blocks if charge.purpose == TRAINING else ())
-        for charge in agreement.plan.charges()
-    )
-
-
-def _terms(site: Site, agreement: Agreement, *, leave_out: bool) -> Terms:
-    """Freeze who takes part: of the folder, only the subjects' names and cohorts are looked at.
-
-    A folder that cannot be read has no members here, and fails where its records are needed, once and for ever: whether
-    this run is agreed to does not depend on a record.
-    """
-    key = load_key_of(site, may_make=True)
-    try:
-        data = site_data(site.folder, agreement.config.data.split_seed)
-        members = {split: [data.subjects[place] for place in data.subjects_of(split)] for split in SPLITS}
-        cohorts = {split: key.cohort(subjects) for split, subjects in members.items()}
-    except Exception as error:  # whatever a cell does to its reader: any other answer would tell of it, uncharged
-        site.log("failed", trace=f"{type(error).__name__}: {error}")
-        cohorts = {split: key.cohort(()) for split in SPLITS}
-    return Terms(cohorts, key.check, bundle_hash(), leave_out)
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        return ledger.members(run, lambda: load_key_of(site).check)
 
 
 def _roster_digest(site: Site) -> bytes:

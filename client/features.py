@@ -65,7 +65,7 @@ class Shelf:
             checked = _checksum(records, tokens)
             if not torch.equal(kept["checksum"], checked):
                 return {}
-        except (OSError, ValueError, KeyError, ProtocolError, SafetensorError):
+        except (OSError, ValueError, TypeError, KeyError, ProtocolError, SafetensorError):
             return {}
         return dict(zip((bytes(record.numpy()) for record in records), tokens, strict=True))
 
@@ -95,7 +95,7 @@ def with_features(site: Site, config: Config, batch: Batch, cohort: str, *, rows
         once: a record goes through an encoder once, for as long as nothing that its features depend on changes.
     """
     names = [name for name in batch.values if is_named(f"encoder/{name}", config.model.frozen)]
-    if not names or not len(batch):
+    if not names:
         return batch
     model = build_model(config, schema_of(config), seed=config.seed).eval()
     at_once, encoded = min(rows or MOST_ROWS, MOST_ROWS), {}
@@ -103,12 +103,17 @@ def with_features(site: Site, config: Config, batch: Batch, cohort: str, *, rows
         encoder = model.get_submodule(f"encoders.{module_key(name)}")
         shelf = Shelf(site.features_path, name, cohort, _hash_of(encoder, at_once), _key_of(site))
         with alone(site.features_path):
+            for draft in site.features_path.glob(".*.draft"):  # of a process that was killed
+                draft.unlink()
             encoded[name] = _features(shelf, encoder, batch, at_once)
     return replace(batch, encoded=encoded)
 
 
 def _features(shelf: Shelf, encoder: nn.Module, batch: Batch, at_once: int) -> Tensor:
     """Look the rows' features up, compute those that are missing, and keep exactly these rows'."""
+    if not len(batch):
+        shelf.path.unlink(missing_ok=True)
+        return encode(encoder, batch, shelf.modality, at_once)
     records, kept = _records(batch, shelf.modality), shelf.read()
     missing = [place for place, record in enumerate(records) if record not in kept]
     if missing:
@@ -122,6 +127,8 @@ def _features(shelf: Shelf, encoder: nn.Module, batch: Batch, at_once: int) -> T
 def encode(encoder: nn.Module, batch: Batch, modality: str, at_once: int) -> Tensor:
     """Run an encoder over all rows in parts of one shape: float32 [row, token, width]."""
     with torch.no_grad():  # the model will train on what comes of it
+        if not len(batch):
+            return torch.as_tensor(encoder(batch.values[modality], batch.mask[modality])[0])
         found = [encoder(part.values[modality], part.mask[modality])[0] for part in parts_of(batch, at_once)]
         return torch.cat(found)[: len(batch)].clone()
 

@@ -218,7 +218,7 @@ def _settle(site: Site, request: Settle) -> Reply:
     if agreement.plan is not None:
         with open_ledger(site, read_policy(site.policy_path)) as ledger:
             ledger.settle(request.run)
-            receipt = ledger.receipt().to_bytes()
+            receipt = receipt_of(site, agreement)
     run_folder = site.run_folder(request.run)
     # The rounds come first: where personal blocks and what belongs to the whole run are written, a round is locked.
     for folder in (*sorted(path for path in run_folder.iterdir() if path.is_dir()), run_folder):

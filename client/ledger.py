@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from client.ledger_account import (
@@ -34,7 +33,6 @@ from client.policy import Refused
 from client.receipts import ReceiptBook
 from common.privacy.events import Charge
 from common.privacy.renyi import filter_order
-from common.receipts import Receipt
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ class Ledger(AbstractContextManager["Ledger"]):
     Guarantees:
         filter: at the filter's Renyi order, the sum over runs of each run's costliest cohort never exceeds what
             (lifetime_epsilon, delta) allows, however many processes write.
-        durable: when a method returns, its entry is on disk; when it raises, or the process dies, there is no entry.
+        durable: when a method returns, its entry is on disk; when it raises, or the process dies, there is no entry,
+            unless it was the receipt alone that could not be written.
         append-only: entries are chained and signed; changed, missing or reordered ones are noticed when it is opened.
         monotonic: a ledger that is older than the newest receipt beside it is refused; with `receipts`, the receipt of
             an entry is durable when the method that wrote it returns.
@@ -99,6 +98,8 @@ class Ledger(AbstractContextManager["Ledger"]):
                 check_header(book, header)
                 if receipts is not None:
                     receipts.check(book.entries)
+            if receipts is not None:
+                receipts.keep(book.entries)
             remember(ledger.store, book, public_key)
         except BaseException:
             ledger.close()
@@ -148,24 +149,27 @@ class Ledger(AbstractContextManager["Ledger"]):
             pen.append("reserve", run, {**facts, "when": asked.when}, after=book.entries)
 
     def release(  # noqa: PLR0913  (what stands in the entry)
-        self, run: str, round: int, stage: str, purpose: str, event_count: int, *, request: str = ""
+        self, run: str, round: int, stage: str, purpose: str, event_count: int, *, plan: str = "", request: str = ""
     ) -> bool:
         """Write down that `event_count` reserved events are about to be released; do it before computing them.
 
-        `request` is the hash of what was asked for, in hex.
+        `plan` is the hash under which the run was reserved, `request` that of what was asked for, both in hex.
 
         Returns:
             True the first time; False where the very same release is written down already.
 
         Raises:
             BudgetRefused: that is more than was reserved for this purpose.
-            Refused: the run was never reserved here, is over, or released something else at this place.
+            Refused: the run was never reserved here, or under another plan, is over, or released something else at
+                this place.
             ValueError: event_count is below 1.
         """
         if event_count < 1:
             raise ValueError(f"event_count must be >= 1, got {event_count}")
         with self._writing() as (pen, book):
             account = known_account(book.accounts, run)
+            if plan not in ("", account.plan_hash):
+                raise Refused("replay", f"run {run} was reserved under another plan")
             written = account.releases.get((round, stage, purpose))
             if written is not None:
                 if written != event_count:
@@ -201,7 +205,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Add everything up."""
         with self._writing() as (pen, book):
             subjects = summarise(self._accounts(pen, book))
-        accounts = tuple(book.accounts.values())
+            accounts = tuple(book.accounts.values())
         stands = standing(accounts, order=book.order, delta=self.delta)
         return LedgerSummary(
             site=self.site,
@@ -225,10 +229,10 @@ class Ledger(AbstractContextManager["Ledger"]):
         own = frozenset(root for root, members in accounts.members.items() if pseudonym in members)
         return accounts.summary(own, 1)
 
-    def members(self, run: str, pseudonyms: str) -> dict[str, frozenset[bytes]] | None:
+    def members(self, run: str, pseudonyms: Callable[[], str]) -> dict[str, frozenset[bytes]] | None:
         """The members of a run's frozen cohorts, by cohort; None where nobody wrote down who takes part.
 
-        `pseudonyms` stands for the key that they will be compared by.
+        `pseudonyms` gives what stands for the key that they will be compared by, where there is somebody to compare.
 
         Raises:
             Refused: the run was never reserved here.
@@ -238,25 +242,13 @@ class Ledger(AbstractContextManager["Ledger"]):
             account = known_account(book.accounts, run)
             if account.cohorts is None:
                 return None
-            check_key([account], pseudonyms)
+            check_key([account], pseudonyms())
             return {name: pen.members(root) for name, root in account.cohorts.items()}
 
     def entries(self) -> tuple[Entry, ...]:
         """Read all entries, oldest first; the first one is the header."""
         with self.store.writing() as pen:
             return pen.entries()
-
-    def receipt(self) -> Receipt:
-        """Say how far the ledger has come, signed.
-
-        Raises:
-            ValueError: this ledger was opened without a place for receipts.
-        """
-        if self.receipts is None:
-            raise ValueError("a receipt needs a ledger that was opened with a receipt_path")
-        with self._writing() as (_, book):
-            entries = book.entries
-        return self.receipts.keep(entries)
 
     def verify(self) -> None:
         """Check numbering, chain, every signature, and that the entries make sense.
@@ -276,9 +268,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Give the open ledger."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
 
@@ -287,6 +277,8 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Hold the ledger alone with what is in it; the receipt of what is written is durable when this ends."""
         with self.store.writing() as pen:
             book = read_book(self.store, pen, self.public_key)
+            if self.receipts is not None:
+                self.receipts.check(book.entries)
             yield pen, book
             book = book.with_entries(pen.entries(start=len(book.entries)))
         remember(self.store, book, self.public_key)

@@ -244,7 +244,7 @@ def _cohort_lines(account: RunAccount, delta: float) -> tuple[CohortLine, ...]:
 
 def check_same(account: RunAccount, plan_hash: str, charges: Sequence[Charge]) -> None:
     """Refuse to reserve a run again that is over, or that was reserved under another plan."""
-    if account.plan_hash != plan_hash or account.reserved != tuple(charges):
+    if account.plan_hash != plan_hash or _bare(account, account.reserved) != _bare(account, charges):
         raise Refused("replay", f"run {account.run} was reserved under another plan")
     if account.settled:
         raise Refused("settled", f"run {account.run} is over")
@@ -261,6 +261,13 @@ def check_budget(
             f"{site}: run {accounts[-1].run} needs a lifetime epsilon of {after.needed:.3g} at delta {delta:g};"
             f" {lifetime_epsilon:g} is allowed (lifetime_epsilon), {before.spent:.3g} is spent"
         )
+
+
+def _bare(account: RunAccount, charges: Sequence[Charge]) -> tuple[Charge, ...]:
+    """Charges as the account's version writes them: version 2 did not say what they read and move."""
+    if account.cohorts is not None:
+        return tuple(charges)
+    return tuple(replace(charge, modalities=(), blocks=()) for charge in charges)
 
 
 def known_account(accounts: Mapping[str, RunAccount], run: str) -> RunAccount:

@@ -38,6 +38,7 @@ _WRITERS_LOCK = 0x6665_646D_6F73_6169  # one number for all writers of a Postgre
 _BEGIN = {
     "sqlite": ("BEGIN IMMEDIATE",),
     "postgresql": (
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",  # a snapshot from before the lock would be an older ledger
         "SET LOCAL synchronous_commit = on",
         f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'",
         f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})",
@@ -80,9 +81,17 @@ class Pen:
         return self.connection.execute(wanted).scalar_one_or_none()
 
     def members(self, root: str) -> frozenset[bytes]:
-        """Read the pseudonyms of one cohort."""
+        """Read the pseudonyms of one cohort.
+
+        Raises:
+            LedgerBroken: they are not those that the root commits to.
+        """
         wanted = select(members_table.c.pseudonym).where(members_table.c.root == root)
-        return frozenset(bytes.fromhex(name) for name in self.connection.execute(wanted).scalars())
+        names = tuple(sorted(bytes.fromhex(name) for name in self.connection.execute(wanted).scalars()))
+        salt = self.connection.execute(select(cohorts_table.c.salt).where(cohorts_table.c.root == root)).scalar()
+        if salt is None or Cohort(names, bytes.fromhex(salt)).root != root:
+            raise LedgerBroken(f"the members of cohort {root[:16]} are not those that were written down: restore them")
+        return frozenset(names)
 
     def append(self, kind: str, run: str, facts: Mapping[str, object], *, after: tuple[Entry, ...]) -> Entry:
         """Write one entry behind the newest of `after`, which must be what this transaction has read."""

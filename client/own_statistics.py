@@ -46,7 +46,8 @@ def _charged_and_drawn(work: Work, own: Stages) -> bytes:
     noise_key, is_new = own.begin(_STAGE, b"")
     try:
         with open_ledger(work.site, read_policy(work.site.policy_path)) as ledger:
-            first = ledger.release(work.task.run, 0, "own", "normalisation", 1)
+            plan = work.agreement.plan_hash.hex()
+            first = ledger.release(work.task.run, 0, "own", "normalisation", 1, plan=plan)
         if is_new and not first:
             raise Refused("replay", "this site's own statistics were charged, and their noise is gone")
         return save({"sums": _drawn(work, noise_key)})

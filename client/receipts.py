@@ -29,6 +29,8 @@ class ReceiptBook:
         """
         if self.path.exists():
             check_receipt(self._read(), entries)
+        elif any(entry.kind == "reserve" and '"cohorts":' in entry.body for entry in entries):
+            raise LedgerBroken(f"{self.path.name} is gone: restore it, or an older ledger could pass for this one")
 
     def keep(self, entries: Sequence[Entry]) -> Receipt:
         """Give the receipt of these entries; it is on disk, durably, unless a newer one is there."""
@@ -45,7 +47,7 @@ class ReceiptBook:
     def _read(self) -> Receipt:
         try:
             receipt = Receipt.from_bytes(self.path.read_bytes())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise LedgerBroken(f"{self.path.name} is damaged ({error}): restore it with its ledger") from error
         if receipt.public_key != self.public_key.hex():
             raise LedgerBroken(f"{self.path.name} was signed with another key than this site's")

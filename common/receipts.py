@@ -8,6 +8,7 @@ of the newest hides what it covers behind the salts of the cohorts.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -71,7 +72,7 @@ def canonical(value: object) -> str:
 def read_receipts(path: Path) -> tuple[Receipt, ...]:
     """Read a list of receipts; what is damaged is left out, since a receipt can only ever add to what is known."""
     found = []
-    with suppress(ValueError, FileNotFoundError):
+    with suppress(ValueError, TypeError, RecursionError, FileNotFoundError):
         for plain in json.loads(path.read_bytes()):
             with suppress(ValueError):
                 found.append(Receipt.from_bytes(canonical(plain).encode()))
@@ -80,6 +81,15 @@ def read_receipts(path: Path) -> tuple[Receipt, ...]:
 
 def keep_newest(path: Path, bodies: Iterable[bytes], roster: Roster) -> None:
     """Keep the newest receipt of each institution of a roster in a file; what its key did not sign is passed over."""
+    handle = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        _keep_newest(path, bodies, roster)
+    finally:
+        os.close(handle)
+
+
+def _keep_newest(path: Path, bodies: Iterable[bytes], roster: Roster) -> None:
     keys, known = roster.keys, {receipt.site: receipt for receipt in read_receipts(path)}
     before = dict(known)
     for body in bodies:

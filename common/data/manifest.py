@@ -94,8 +94,8 @@ def _read_jsonl(path: Path) -> tuple[tuple[str, ...], tuple[Row, ...]]:
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise wrong(path, f"not JSON ({error.msg})", row=number) from error
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+            raise wrong(path, f"not JSON ({error})", row=number) from error
         if not isinstance(entry, dict):
             raise wrong(path, "a JSON object was expected", row=number)
         columns.update(dict.fromkeys(entry))

@@ -11,7 +11,7 @@ from functools import lru_cache
 from common.verify.cohorts import Membership
 from common.verify.divergence import divergence, epsilon_of
 from common.verify.facts import Charge, Header
-from common.verify.finding import Finding, shown
+from common.verify.finding import WHOLE, Finding, shown
 from common.verify.story import Run
 
 Curve = tuple[float, ...]
@@ -173,6 +173,18 @@ def check_budget(totals: Totals, budget: float) -> tuple[list[Finding], list[Fin
     if totals.needed > budget * (1 + 1e-9):
         return [Finding(number, f"{text}; by now it needs {totals.needed:.6g}")], []
     return [], [Finding(number, f"{text} of today; what was given back since brought it down to {totals.needed:.6g}")]
+
+
+def check_subjects(totals: Totals, budget: float) -> tuple[list[Finding], list[Finding]]:
+    """Hold every subject's own total against a lifetime epsilon, where runs are taken without whoever is spent.
+
+    Returns:
+        A problem, if somebody is beyond the budget; no notes.
+    """
+    largest = totals.largest()
+    if largest <= budget * (1 + 1e-9):
+        return [], []
+    return [Finding(WHOLE, f"a subject has spent {largest:.6g}, and {budget:g} is the budget of each")], []
 
 
 def _run_cost(run: Run, membership: Membership, orders: Curve) -> RunCost:

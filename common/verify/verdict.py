@@ -15,15 +15,19 @@ from common.verify.facts import Header
 from common.verify.finding import WHOLE, Finding, shown, shown_entries
 from common.verify.read import LedgerUnreadable, Rows
 from common.verify.story import Story, check_version, read_story
-from common.verify.totals import Totals, add_up, check_budget
+from common.verify.totals import Totals, add_up, check_budget, check_subjects
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the institution allows; delta is None where only the epsilon was given."""
+    """What the institution allows; delta is None where only the epsilon was given.
+
+    `by_subject`: runs are taken beyond it, and whoever has no budget left is left out of them.
+    """
 
     epsilon: float
     delta: float | None
+    by_subject: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ def verify(rows: Rows, anchors: Anchors, budget: Budget | None) -> Verdict:
     notes += [*story.notes, *_notes(story)]
     totals = None if header is None else add_up(header, story.runs.values(), membership)
     if totals is not None and budget is not None:
-        beyond, earlier = check_budget(totals, budget.epsilon)
+        check = check_subjects if budget.by_subject else check_budget
+        beyond, earlier = check(totals, budget.epsilon)
         problems += [*beyond, *_check_delta(totals.header, budget)]
         notes += earlier
     anchor = anchor_sentence(anchors, header, entries)
@@ -91,7 +96,8 @@ def read_budget(epsilon: float | None, policy: Path | None) -> Budget | None:
     allowed, delta = (named.get(name) for name in ("lifetime_epsilon", "lifetime_delta"))
     if not isinstance(allowed, int | float) or not isinstance(delta, int | float) or not allowed > 0:
         raise LedgerUnreadable(f"{policy} names no lifetime_epsilon and lifetime_delta: give the site's policy.yaml")
-    return Budget(float(allowed) if epsilon is None else epsilon, float(delta))
+    by_subject = named.get("spent_subjects") == "leave-out"
+    return Budget(float(allowed) if epsilon is None else epsilon, float(delta), by_subject)
 
 
 def _key(header: Header | None, anchors: Anchors) -> str | None:

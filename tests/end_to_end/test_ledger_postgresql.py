@@ -173,7 +173,7 @@ def test_a_writer_killed_at_any_statement_leaves_all_or_nothing(url: str) -> Non
             assert [entry.kind for entry in ledger.entries()] == ["header"]
     assert number > 8
     with opened(url) as ledger:
-        assert ledger.members("run", KEY.check) is not None
+        assert ledger.members("run", lambda: KEY.check) is not None
         assert [entry.kind for entry in ledger.entries()] == ["header", "reserve"]
 
 

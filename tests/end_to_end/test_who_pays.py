@@ -6,18 +6,21 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from client.contribute import Work
-from client.enrolment import agreement_of, load_key_of, open_ledger
+from client.enrolment import agreement_of, open_ledger
 from client.gate import answer
+from client.members import load_key_of
 from client.policy import read_policy
 from client.site import Site
 from common.data.folder import read_site
 from common.messages import Advert, Enrol, Enrolled, Refusal, Task
+from common.models.model import first_weights
 from common.receipts import Receipt, read_receipts
 from simulations.run import Prepared, run
 from tests.federation_run import REPEATABLE, prepare_toy, run_toy, silent
@@ -48,7 +51,7 @@ def test_the_members_are_the_subjects_of_the_folder_each_in_its_own_cohort(tmp_p
     for site in prepared.sites:
         data, key = read_site(site.folder, split_seed=0), load_key_of(site)
         with open_ledger(site, read_policy(site.policy_path)) as ledger:
-            members = ledger.members(prepared.folder.name, key.check)
+            members = ledger.members(prepared.folder.name, partial(lambda own: own, key.check))
         assert members is not None
         for split in ("train", "valid", "test"):
             own = tuple(data.subjects[place] for place in data.subjects_of(split))
@@ -132,8 +135,6 @@ def second(first: Prepared, tmp_path: Path) -> Enrol:
 
 
 def test_a_release_carries_the_receipt_of_its_charge(tmp_path: Path) -> None:
-    from common.models.model import first_weights  # noqa: PLC0415
-
     prepared = prepare_toy(tmp_path, *FEW)
     site = prepared.sites[0]
     reply = answer(site, lambda: Task(prepared.folder.name, 1, "training", first_weights(prepared.config)))
@@ -161,3 +162,34 @@ def test_a_receipt_says_nothing_that_depends_on_a_record(tmp_path: Path, members
         roots = [entry.facts()["cohorts"] for entry in ledger.entries()[1:]]
     assert len({root for one in roots for root in dict(one).values()}) == 6  # type: ignore[call-overload]
     assert np.all([len(root) == 64 for one in roots for root in dict(one).values()])  # type: ignore[call-overload]
+
+
+def test_one_runs_agreement_under_anothers_name_is_refused_and_costs_nothing(tmp_path: Path) -> None:
+    prepared = prepare_toy(tmp_path, *FEW)
+    site, quiet = prepared.sites[0], prepared.folder.name
+    loud = replace(prepared.request, run="loud")
+    assert isinstance(answer(site, lambda: loud), Enrolled)
+    shutil.copy(site.run_folder("loud") / "enrolment.json", site.run_folder(quiet) / "enrolment.json")
+    assert answer(site, lambda: Task(quiet, 1, "training", first_weights(prepared.config))) == Refusal("not-enrolled")
+    with open_ledger(site, read_policy(site.policy_path)) as ledger:
+        assert {entry.kind for entry in ledger.entries()} == {"header", "reserve"}
+
+
+def test_a_ledger_without_its_receipt_is_refused_once_it_knows_who_pays(tmp_path: Path) -> None:
+    prepared = prepare_toy(tmp_path, *FEW)
+    site = prepared.sites[0]
+    site.receipt_path.unlink()
+    assert answer(site, lambda: replace(prepared.request, run="later")) == Refusal("ledger")
+    assert "ledger.receipt is gone" in str(site.logged("refused")[-1]["reason"])
+
+
+def test_a_run_of_version_2_goes_on_after_the_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.enrolment.terms_of", lambda *_, **__: None)
+    monkeypatch.setattr("client.enrolment.charges_of", lambda _, agreement: agreement.plan.charges())
+    prepared = prepare_toy(tmp_path, *FEW)
+    monkeypatch.undo()
+    site = prepared.sites[0]
+    site.pseudonym_key_path.unlink(missing_ok=True)
+    assert isinstance(answer(site, lambda: prepared.request), Enrolled)
+    task = Task(prepared.folder.name, 1, "training", first_weights(prepared.config))
+    assert isinstance(answer(site, lambda: task), Advert)

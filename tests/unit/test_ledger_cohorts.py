@@ -12,6 +12,7 @@ from client.cohorts import Cohort, Pseudonyms, load_pseudonyms
 from client.ledger_account import BudgetRefused
 from client.ledger_schema import LedgerBroken
 from client.ledger_subjects import Terms
+from client.policy import Refused
 from common.privacy.events import Charge, Event
 from common.privacy.renyi import renyi, renyi_epsilon
 from tests.ledger_bench import LedgerBench, charges_of
@@ -117,7 +118,7 @@ def test_a_cohort_stays_frozen_when_the_run_is_asked_for_again(bench: LedgerBenc
     with bench.open() as ledger:
         ledger.reserve("run", "hash", charges_of(), terms("ab"))
         ledger.reserve("run", "hash", charges_of(), terms("abcdef"))
-        members = ledger.members("run", KEY.check)
+        members = ledger.members("run", lambda: KEY.check)
     assert members is not None
     assert members["train"] == frozenset(KEY.of(("a", "b")))
 
@@ -129,7 +130,7 @@ def test_another_pseudonym_key_is_refused_since_everybody_would_start_at_zero(be
         with pytest.raises(LedgerBroken, match="restore it"):
             ledger.reserve("next", "hash", charges_of(), terms("ab", key=other))
         with pytest.raises(LedgerBroken, match="restore it"):
-            ledger.members("run", other.check)
+            ledger.members("run", lambda: other.check)
         assert [line.run for line in ledger.spent().runs] == ["run"]
 
 
@@ -140,7 +141,7 @@ def test_leaving_out_takes_every_run_and_nobody_past_the_budget(bench: LedgerBen
             ledger.reserve(
                 f"run-{number}", "hash", charges_of(), terms("ab" if number < 5 else "abnew", leave_out=True)
             )
-        taken = [ledger.members(f"run-{number}", KEY.check) for number in range(6)]
+        taken = [ledger.members(f"run-{number}", lambda: KEY.check) for number in range(6)]
         summary = ledger.spent()
         with pytest.raises(BudgetRefused):  # what no empty ledger would hold is refused, whoever is in the folder
             ledger.reserve("greedy", "hash", charges_of(noise=1.0), terms("z", leave_out=True))
@@ -179,3 +180,31 @@ def test_without_leaves_the_salt_and_the_order() -> None:
     cohort = Cohort(tuple(sorted(KEY.of(("a", "b", "c")))), b"s" * 32)
     left = cohort.without(KEY.of(("b",)))
     assert left == Cohort(tuple(sorted(KEY.of(("a", "c")))), b"s" * 32)
+
+
+def test_a_member_who_is_lost_from_the_table_is_noticed_and_starts_nothing_anew(bench: LedgerBench) -> None:
+    with bench.open() as ledger:
+        ledger.reserve("run", "hash", charges_of(), terms("ab"))
+    connection = sqlite3.connect(bench.path)
+    connection.executescript("DROP TRIGGER members_no_delete; DELETE FROM members WHERE rowid = 1")
+    connection.close()
+    with bench.open() as ledger:
+        for ask in (
+            lambda: ledger.members("run", lambda: KEY.check),
+            ledger.spent,
+            lambda: ledger.reserve("next", "hash", charges_of(), terms("ab", leave_out=True)),
+        ):
+            with pytest.raises(LedgerBroken, match="not those that were written down"):
+                ask()
+
+
+def test_a_release_under_another_plan_is_refused(bench: LedgerBench) -> None:
+    with bench.open() as ledger:
+        ledger.reserve("run", "hash", charges_of(), terms("ab"))
+        with pytest.raises(Refused, match="another plan"):
+            ledger.release("run", 1, "task", "training", 1, plan="other")
+        assert ledger.release("run", 1, "task", "training", 1, plan="hash")
+
+
+def test_identifiers_are_the_same_however_their_accents_are_written() -> None:
+    assert KEY.of(("Jos\N{LATIN SMALL LETTER E WITH ACUTE}",)) == KEY.of(("Jose\N{COMBINING ACUTE ACCENT}",))

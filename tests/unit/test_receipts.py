@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -119,7 +120,8 @@ def test_a_damaged_receipt_is_refused_by_name(kept: Kept, name: str) -> None:
 
 def test_a_foreign_receipt_locks_nobody_out(kept: Kept) -> None:
     with kept.open() as ledger:
-        own = ledger.receipt()
+        ledger.spent()
+    own = Receipt.from_bytes(kept.receipt.read_bytes())
     stranger = new_identity()
     forged = Receipt.sign("cleveland", 99, "0" * 64, stranger.public_key, stranger.sign).to_bytes()
     as_ours = replace(own, entries=99).to_bytes()
@@ -157,3 +159,25 @@ def test_a_damaged_list_of_receipts_keeps_what_is_sound(tmp_path: Path) -> None:
     assert [receipt.site for receipt in read_receipts(path)] == ["b"]
     path.write_text("[")
     assert read_receipts(path) == ()
+
+
+def test_lists_that_are_no_lists_hold_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.json"
+    for body in ("5", "null", "[" * 5000):
+        path.write_text(body)
+        assert read_receipts(path) == ()
+
+
+def test_writers_at_once_lose_no_receipt(tmp_path: Path) -> None:
+    path, keys = tmp_path / "receipts.json", {f"site-{number}": new_identity() for number in range(6)}
+    roster = sign_roster({name: key.public_key for name, key in keys.items()}, new_identity())
+    context = multiprocessing.get_context("fork")
+    writers = [
+        context.Process(target=keep_newest, args=(path, [receipt_of(name, 3, key)], roster))
+        for name, key in keys.items()
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [receipt.site for receipt in read_receipts(path)] == sorted(keys)
