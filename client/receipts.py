@@ -38,6 +38,8 @@ class ReceiptBook:
         handle = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
+            for draft in self.path.parent.glob(f".{self.path.name}.*.draft"):  # of a process that was killed
+                draft.unlink()
             if not self.path.exists() or self._read().entries < receipt.entries:
                 write_whole(self.path, receipt.to_bytes())
         finally:
