@@ -30,7 +30,7 @@ from common.privacy.opacus_parts import load_opacus_package
 # Layers whose rule in Opacus is exact for any shape that we call them with. Anything else falls back to functorch,
 # which drops keyword arguments and takes whole sub-trees: we refuse instead.
 _COVERED_BY_OPACUS = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d)
-_ROW_GRADIENTS_IN_MEMORY = 1 << 25  # numbers: 128 MiB as float32, twice that again while they are clipped
+_ROW_GRADIENTS_IN_MEMORY = 1 << 25  # numbers: 128 MiB as float32; Opacus' are three times that while they are clipped
 Engine = Literal["bookkeeping", "opacus"]
 _FEWEST_ROWS, _MOST_ROWS = 16, 128
 

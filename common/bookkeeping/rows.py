@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class RowIndex:
 
         As many slots as rows, whoever they belong to, so that no shape depends on how many subjects there are.
         """
-        if self._all_differ():
+        if self._all_differ:
             return torch.arange(len(self))
         _, who = torch.unique(self.subjects, return_inverse=True)
         first = torch.full_like(who, len(who)).scatter_reduce_(0, who, torch.arange(len(who)), "amin")
@@ -39,11 +40,12 @@ class RowIndex:
 
     def weights(self) -> Tensor:
         """Give each row its part of its subject's mean loss: float64 [row], 0 for nobody."""
-        if self._all_differ():
+        if self._all_differ:
             return torch.ones(len(self), dtype=torch.float64)
         _, who, counts = torch.unique(self.subjects, return_inverse=True, return_counts=True)
         return torch.where(self.subjects >= 0, 1.0 / counts.double()[who], 0.0)
 
+    @cached_property
     def _all_differ(self) -> bool:
         """Whether it is plain to see, because they ascend, that each row is a subject of its own."""
         ascend = bool((self.subjects[1:] > self.subjects[:-1]).all())

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional, grad
 
 from common.bookkeeping.memory import buffer
 
 Gradients = dict[str, Tensor]
-_WINDOWS_TOGETHER = 2
+_CONVOLVED_TOGETHER = 8
 
 
 class Tokens(nn.Module):
@@ -58,32 +58,24 @@ def _linear(_module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
 
 
 def _convolution(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
+    """A few elements side by side are one convolution's groups, whose weight gradient is one an element."""
     if not isinstance(module, nn.Conv1d | nn.Conv2d):
         raise TypeError(f"expected a convolution, got {type(module).__name__}")
-    if module.padding_mode == "zeros":
-        padded = functional.pad(seen, module._reversed_padding_repeated_twice)
-    else:
-        padded = functional.pad(seen, module._reversed_padding_repeated_twice, mode=module.padding_mode)
-    flat = (1,) * (2 - len(module.kernel_size))
-    kernel, dilation, stride = (
-        (*flat, *map(int, pair)) for pair in (module.kernel_size, module.dilation, module.stride)
-    )
-    if flat:
-        padded = padded.unsqueeze(2)
+    around = module.padding
+    if isinstance(around, str) or module.padding_mode != "zeros":
+        mode = module.padding_mode if module.padding_mode != "zeros" else "constant"
+        seen = functional.pad(seen, module._reversed_padding_repeated_twice, mode=mode)
+        around = (0,) * len(module.kernel_size)
+    gradient_of: Callable[..., Tensor] = grad.conv1d_weight if isinstance(module, nn.Conv1d) else grad.conv2d_weight
     weight = buffer((len(seen), *module.weight.shape), seen.dtype)
-    outputs = above.flatten(2)
-    together = math.gcd(len(seen), _WINDOWS_TOGETHER)  # so few fit into the cache; equally many, for one shape
+    together = math.gcd(len(seen), _CONVOLVED_TOGETHER)  # so few fit into the cache; equally many, for one shape
+    sizes = (together * len(module.weight), *module.weight.shape[1:])
     for start in range(0, len(seen), together):
         some = slice(start, start + together)
-        windows = functional.unfold(padded[some], kernel, dilation, 0, stride)
-        windows = windows.view(together * module.groups, -1, windows.shape[-1])
-        inner = (together * module.groups, -1, windows.shape[1])
-        torch.bmm(
-            outputs[some].reshape(len(windows), -1, windows.shape[2]),
-            windows.transpose(1, 2),
-            out=weight[some].view(inner),
-        )
-    return {"weight": weight, "bias": outputs.sum(dim=2)}
+        left, right = (part[some].reshape(1, -1, *part.shape[2:]) for part in (seen, above))
+        found = gradient_of(left, sizes, right, module.stride, around, module.dilation, together * module.groups)
+        weight[some] = found.view(weight[some].shape)
+    return {"weight": weight, "bias": above.flatten(2).sum(dim=2)}
 
 
 def _layer_norm(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
