@@ -4,7 +4,7 @@ A record's features are looked up by a hash of the very numbers that its encoder
 whether they are there. So another value, another scaling, another schema or another way of reading a file is another
 record. Beside that stand a hash of the encoder's weights and of its code, and how many rows were computed together. A
 file holds exactly the records of one cohort that were asked for last: who has left the folder is gone from it with the
-next round.
+next round, and the file is gone with the next round that does not freeze its encoder.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ def with_features(site: Site, config: Config, batch: Batch, cohort: str, *, rows
         once: a record goes through an encoder once, for as long as nothing that its features depend on changes.
     """
     names = [name for name in batch.values if is_named(f"encoder/{name}", config.model.frozen)]
+    for name in set(batch.values) - set(names):  # whoever left since would stay in it
+        Shelf(site.features_path, name, cohort, "", None).path.unlink(missing_ok=True)
     if not names:
         return batch
     model = build_model(config, schema_of(config), seed=config.seed).eval()
@@ -160,6 +162,8 @@ def _key_of(site: Site) -> bytes | None:
         return None
     path = site.features_path / "features.key"
     with alone(site.features_path):
+        if path.exists() and path.stat().st_size != KEY_BYTES:  # damaged: what it locked is computed anew
+            path.unlink()
         if not path.exists():
             write_durably(path, os.urandom(KEY_BYTES))
     return path.read_bytes()

@@ -5,21 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from client.train import add_noise
 from common.bookkeeping.engine import clipped_sum
 from common.bookkeeping.memory import reused_memory
 from common.bookkeeping.rows import RowIndex
 from common.privacy.noise import os_noise
 from common.privacy.opacus_parts import load_opacus_package
+from common.privacy.plan import PrivacyPlan
 from simulations.bench.dp_models import Workload, row_losses
 
 CLIP_NORM = 1.0
-_NOISE_MULTIPLIER, _LEARNING_RATE = 1.0, 1e-3
+_LEARNING_RATE = 1e-3
 Gradients = dict[str, Tensor]
 Found = Callable[[], Gradients]
 
@@ -115,19 +118,42 @@ def func(work: Workload) -> Iterator[Found]:
     yield lambda: _clipped(each(parameters, work.inputs, work.labels))
 
 
+def row_by_row(work: Workload) -> Tensor:
+    """The clipped sum of gradients that are each taken on its own: float64 [coordinate], and very slow."""
+    parameters = trainable(work.model)
+    losses = row_losses(work.model, work.inputs, work.labels)
+    total = torch.zeros(sum(parameter.numel() for parameter in parameters.values()), dtype=torch.float64)
+    for loss in losses:
+        found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, materialize_grads=True)
+        row = torch.cat([part.double().ravel() for part in found])
+        total += row * (CLIP_NORM / row.norm()).clamp(max=1.0)
+    return total
+
+
 def step(work: Workload, found: Found, *, private: bool) -> None:
-    """One step: gradients, noise where it is private, an update."""
+    """One step: gradients, noise where it is private, by the same code that a site's round runs, and an update."""
     gradients, parameters = found(), trainable(work.model)
-    size = sum(parameter.numel() for parameter in parameters.values())
-    draws = torch.from_numpy(os_noise("bench", "bench", 0, "training").gaussian("step", size)) if private else None
-    start = 0
+    if private:
+        gradients = add_noise(gradients, os_noise("bench", "bench", 0, "training"), "step", _plan(len(work.labels)))
     with torch.no_grad():
         for name, parameter in parameters.items():
-            change = gradients[name]
-            if draws is not None:
-                own = draws[start : start + parameter.numel()].view_as(parameter)
-                change, start = change + own * (_NOISE_MULTIPLIER * CLIP_NORM), start + parameter.numel()
-            parameter.sub_(change.to(parameter.dtype), alpha=_LEARNING_RATE / len(work.labels))
+            parameter.sub_(gradients[name].to(parameter.dtype), alpha=_LEARNING_RATE)
+
+
+@cache
+def _plan(rows: int) -> PrivacyPlan:
+    """What the noise is scaled by."""
+    return PrivacyPlan(
+        epsilon=1.0,
+        delta=1e-5,
+        clip_norm=CLIP_NORM,
+        noise_multiplier=1.0,
+        sampling_rate=1.0,
+        steps_per_round=1,
+        rounds=1,
+        divisor=float(rows),
+        counts=(),
+    )
 
 
 def _load_opacus() -> None:

@@ -46,7 +46,7 @@ class Desk:
     rows: list[int]
 
     def encoded(self, batch: Batch | None = None, config: Config | None = None) -> dict[str, torch.Tensor]:
-        return with_features(self.site, config or self.config, batch or self.batch, "train").encoded
+        return with_features(self.site, config or self.config, self.batch if batch is None else batch, "train").encoded
 
     def computed(self, act: Callable[[], object]) -> int:
         before = len(self.rows)
@@ -148,6 +148,20 @@ def test_who_left_is_gone_from_the_file(desk: Desk) -> None:
     assert before.keys() == after.keys()
     assert all(after[name] < 0.7 * before[name] for name in before)
     assert desk.computed(desk.encoded) > 0
+
+
+def test_an_encoder_that_is_trained_again_leaves_no_features(desk: Desk) -> None:
+    desk.encoded()
+    assert len(list(desk.site.features_path.glob("*.features"))) == 2
+    frozen = desk.config.model.model_copy(update={"frozen": ("encoder/labs",)})
+    desk.encoded(config=desk.config.model_copy(update={"model": frozen}))
+    assert len(list(desk.site.features_path.glob("*.features"))) == 1
+
+
+def test_nobody_leaves_no_features(desk: Desk) -> None:
+    desk.encoded()
+    assert desk.encoded(take(desk.batch, torch.arange(0)))["labs"].shape[0] == 0
+    assert not list(desk.site.features_path.glob("*.features"))
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
