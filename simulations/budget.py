@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -14,6 +15,7 @@ from client.self_check import CERTIFICATE
 from client.site import Site
 from common.privacy.accounting import pld_epsilon, prv_epsilon, rdp_epsilon, replace_one_epsilon
 from common.privacy.events import Charge, Event
+from common.privacy.renyi import ORDERS, epsilon_at, renyi
 from common.privacy.step_audit import StepCertificate
 from common.reports.record import (
     ChargeRecord,
@@ -64,14 +66,18 @@ def site_record(prepared: Prepared, site: Site, modalities: tuple[str, ...]) -> 
     return SiteRecord(site.name, modalities, cohorts, _ledger(summary, run, location), out, refused, certificate)
 
 
-def traffic_of(sites: Sequence[Site], run: str) -> tuple[Traffic, ...]:
+def traffic_of(sites: Sequence[Site], run: str, *, masked: bool) -> tuple[Traffic, ...]:
     """What every site sent the server over the whole run, by purpose, from the sites' own logs."""
+    form = (
+        "masked integers; the server can read only the sum"
+        if masked
+        else "in the clear: the server reads each site's own"
+    )
     found = []
     for site in sites:
         lines = [line for line in site.logged("left") if line["run"] == run]
         for purpose in dict.fromkeys(str(line["purpose"]) for line in lines):
             sizes = [int(line["bytes"]) for line in lines if line["purpose"] == purpose]
-            form = "masked integers; the server can read only the sum"
             found.append(Traffic(site.name, "server", purpose, form, len(sizes), sum(sizes)))
     return tuple(found)
 
@@ -138,7 +144,18 @@ def _ledger(summary: LedgerSummary, run: str, location: str) -> LedgerRecord:
             for one in summary.subjects.classes
         ),
         location=location,
+        needed=_needed(summary),
     )
+
+
+def _needed(summary: LedgerSummary) -> float:
+    """The lifetime epsilon that the ledger's filter needs by now, at its one order: each run's costliest cohort."""
+    place = ORDERS.index(summary.order)
+    total = math.fsum(
+        max((renyi(charge.event for charge in cohort.charged)[place] for cohort in line.cohorts), default=0.0)
+        for line in summary.runs
+    )
+    return epsilon_at(summary.order, total, summary.delta) if total else 0.0
 
 
 def _grouped(lines: Iterable[Line]) -> list[list[Line]]:

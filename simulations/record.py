@@ -68,7 +68,7 @@ def assemble_record(prepared: Prepared, *, seconds: float) -> RunRecord:
         test=exact_test(bench, state.final_weights()),
         released=_released(prepared, state),
         audit=_audit(prepared, state),
-        traffic=traffic_of(prepared.sites, folder.name),
+        traffic=traffic_of(prepared.sites, folder.name, masked=config.secagg.kind == "masked"),
         software={name: version(name) for name in _PACKAGES},
     )
 

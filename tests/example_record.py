@@ -190,6 +190,7 @@ def _site(name: str, held: tuple[str, ...]) -> SiteRecord:
         delta=1e-3,
         spent=before + 8.72,
         left=lifetime - before - 8.72,
+        needed=before + 8.93,
         entries=47,
         head="5d" * 32,
         public_key="a1" * 32,

@@ -67,8 +67,15 @@ def render(template: str, record: RunRecord, **context: object) -> str:
         "verdict": verdict,
         "cell_reasons": _reasons,
         "file_name": file_name,
+        "replaced": replaced,
     }
     return environment.get_template(template).render(record=record, boxes=red_boxes(record), **context)
+
+
+def replaced(record: RunRecord) -> tuple[float, ...]:
+    """What the plan costs the costliest cohort where one person is replaced; empty where nothing was charged."""
+    known = [cohort.replace_one for site in record.sites for cohort in site.cohorts if cohort.replace_one is not None]
+    return (max(known),) if known else ()
 
 
 def file_name(site: str) -> str:

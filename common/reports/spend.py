@@ -35,9 +35,11 @@ class SubjectSpend:
 
 @dataclass(frozen=True)
 class LedgerRecord:
-    """The state of a site's ledger after the run: lifetime figures over all runs, by the Renyi filter.
+    """The state of a site's ledger after the run: lifetime figures over all runs, by Renyi composition.
 
     Attributes:
+        spent: by whichever order gives the least: a guide.
+        needed: the filter's figure, at the ledger's one order: what decides; None where it is not known.
         head: hash of the newest entry, in hex.
         spent_before: `spent` as it stood before this run; None where it is not known.
         by_modality: `spent` over the charges that read a modality, for whoever may have paid all of them.
@@ -57,3 +59,4 @@ class LedgerRecord:
     by_modality: dict[str, float] = field(default_factory=dict)
     subjects: tuple[SubjectSpend, ...] = ()
     location: str = ""
+    needed: float | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.reports.budget import write_budget_page
 from common.reports.fairness import write_fairness_page
+from common.reports.federation import write_privacy_page
 from common.reports.files import write_whole
 from common.reports.model_card import write_model_card
 from common.reports.record import RunRecord
@@ -13,7 +14,7 @@ from common.reports.report import write_run_report
 
 
 def write_all(run_folder: Path, record: RunRecord) -> tuple[Path, ...]:
-    """Write metrics.json, report.html, budget/<site>.{html,json}, after an audit fairness.{html,json}, model_card.md.
+    """Write metrics.json, model_card.md and the pages: report, privacy, budget/<site>, and after an audit fairness.
 
     Guarantees:
         whole: each file is there whole or not at all; the record comes first, so that the pages can be written again.
@@ -24,6 +25,7 @@ def write_all(run_folder: Path, record: RunRecord) -> tuple[Path, ...]:
     """
     written = [write_whole(run_folder / "metrics.json", record.to_json())]
     written.append(write_run_report(record, run_folder / "report.html"))
+    written += write_privacy_page(record, run_folder)
     for site in record.sites:
         written += write_budget_page(record, site, run_folder / "budget")
     if record.audit is not None:

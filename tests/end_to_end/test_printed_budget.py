@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,12 +47,46 @@ def printed(page: Path, place: Path) -> tuple[int, str]:
     return text.count("\f"), text
 
 
-def test_the_budget_page_prints_on_a_few_sheets_with_all_that_an_officer_needs(tmp_path: Path) -> None:
-    state = f"site.state={tmp_path / 'state'}"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs on the same ledgers: the second one's folder, with the sites' state beside it."""
+    root = tmp_path_factory.mktemp("runs")
+    state = f"site.state={root / 'state'}"
     for number in range(2):
-        prepared = prepare_toy(tmp_path, "data.normalisation=none", f"seed={number}", "site.lifetime_epsilon=40", state)
+        prepared = prepare_toy(root, "data.normalisation=none", f"seed={number}", "site.lifetime_epsilon=40", state)
         run(prepared, silent)
-    sheets, text = printed(prepared.folder.path / "budget" / "site-0.html", tmp_path)
+    return prepared.folder.path
+
+
+def test_the_printed_command_verifies_the_ledger_and_finds_the_figures_of_the_page(folder: Path) -> None:
+    state = next(parent for parent in folder.parents if (parent / "state").exists()) / "state" / "site-0"
+    said = json.loads((folder / "budget" / "site-0.json").read_text())
+    program, *words = said["verify"].split()
+    words = [str(folder / "receipts.json") if word == "RECEIPTS" else word for word in words]
+    command = [str(Path(sys.executable).with_name(program)), *words]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=state).stdout
+    assert "No problem" in shown
+    assert f"needed = {said['ledger']['needed']:.6f} at delta" in shown
+    assert f"spent  = {said['ledger']['spent']:.6f}" in shown
+
+
+def test_the_federations_page_prints_uncut(folder: Path, tmp_path: Path) -> None:
+    sheets, text = printed(folder / "privacy.html", tmp_path)
+    assert 2 <= sheets <= 5
+    flat = re.sub(r"\s+", " ", text).replace("\N{NO-BREAK SPACE}", " ")
+    content = json.loads((folder / "privacy.json").read_text())
+    for words in (
+        "What is not covered",
+        "Everything that left the sites",
+        "This page loads nothing and runs no script.",
+    ):
+        assert words in flat
+    for line in (*content["not_covered"], content["attack"], *content["public_keys"].values()):
+        assert line.replace("\N{NO-BREAK SPACE}", " ") in flat
+
+
+def test_the_budget_page_prints_on_a_few_sheets_with_all_that_an_officer_needs(folder: Path, tmp_path: Path) -> None:
+    sheets, text = printed(folder / "budget" / "site-0.html", tmp_path)
     assert 3 <= sheets <= 8
     flat = re.sub(r"\s+", " ", text)
     for words in (
@@ -66,4 +102,4 @@ def test_the_budget_page_prints_on_a_few_sheets_with_all_that_an_officer_needs(t
         "This page loads nothing and runs no script.",
     ):
         assert words in flat.replace("\N{NO-BREAK SPACE}", " "), words
-    assert flat.count(prepared.folder.name) > 2
+    assert flat.count(json.loads((folder / "metrics.json").read_text())["run"]) > 2

@@ -15,7 +15,7 @@ from common.reports.report import write_run_report
 from common.reports.write import write_all
 from tests.example_record import example_record, unprotected
 
-PAGES = ("report.html", "fairness.html", "budget/va.html")
+PAGES = ("report.html", "fairness.html", "privacy.html", "budget/va.html")
 MOST_BYTES = 600_000
 
 
@@ -71,7 +71,11 @@ def test_every_page_of_the_run_folder_is_written(folder: Path) -> None:
     budgets = {
         f"budget/{name}.{kind}" for name in ("cleveland", "hungary", "switzerland", "va") for kind in ("html", "json")
     }
-    assert written == {"metrics.json", "report.html", "fairness.html", "fairness.json", "model_card.md"} | budgets
+    privacy = {"privacy.html", "privacy.json"}
+    assert (
+        written
+        == {"metrics.json", "report.html", "fairness.html", "fairness.json", "model_card.md"} | privacy | budgets
+    )
 
 
 def test_pages_written_again_from_metrics_json_are_the_same_bytes(folder: Path, tmp_path: Path) -> None:
