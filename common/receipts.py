@@ -81,7 +81,7 @@ def read_receipts(path: Path) -> tuple[Receipt, ...]:
 
 def keep_newest(path: Path, bodies: Iterable[bytes], roster: Roster) -> None:
     """Keep the newest receipt of each institution of a roster in a file; what its key did not sign is passed over."""
-    handle = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    handle = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         _keep_newest(path, bodies, roster)
