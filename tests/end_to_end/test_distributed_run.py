@@ -130,6 +130,7 @@ def test_full_noise_of_each_site_says_none_of_that(tmp_path: Path) -> None:
     assert "a share from each site" not in (prepared.folder.path / "budget/site-0.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_test_noise_gives_the_same_model_and_a_drop_out_another(tmp_path: Path) -> None:
     quiet = (*SHARED, REPEATABLE, "rounds=2")
     one = run_toy(tmp_path / "one", *quiet)[2]

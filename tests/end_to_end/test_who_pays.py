@@ -112,6 +112,7 @@ def test_receipts_go_to_the_server_and_to_the_other_sites_and_come_back(tmp_path
         assert len(read_receipts(site.peer_receipts_path)) == len(prepared.sites)
 
 
+@pytest.mark.slow
 def test_a_state_folder_that_was_put_back_as_a_whole_is_refused_by_what_others_kept(tmp_path: Path) -> None:
     state = f"site.state={tmp_path / 'state'}"
     first = prepare_toy(tmp_path, *FEW, state)

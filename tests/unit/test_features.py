@@ -236,6 +236,7 @@ def test_frozen_blocks_are_not_trained_not_noised_and_do_not_travel(prepared: Pr
     assert set(first_weights(prepared.config)) == set(blocks)
 
 
+@pytest.mark.slow
 def test_a_run_with_features_is_the_run_without_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states, rows = [], []
     whole = features.encode

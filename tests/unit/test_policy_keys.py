@@ -101,6 +101,7 @@ def test_one_thing_too_many_is_refused_uncharged_and_unread(
     assert say(site, stand.task(case.more, "more")) == Refusal("not-enrolled")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_a_key_that_was_tightened_meanwhile_holds_for_runs_that_were_agreed_to(
     case: Case, stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
