@@ -38,6 +38,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.slow
 def test_every_figure_is_there(figures: dict[str, Any]) -> None:
     assert set(figures) == {
         *("mask_vs_keystream", "site_vs_flower", "share_vs_flower", "server_vs_flower"),

@@ -72,6 +72,7 @@ def _by_block(prepared: Prepared, gradient: np.ndarray) -> Arrays:
     return flatten(model, blocks_of(model))
 
 
+@pytest.mark.slow
 def test_without_noise_it_is_central_training(tmp_path: Path) -> None:
     toy_root(tmp_path, lacking=LACKING)
     prepared, record, state = run_toy(tmp_path, *LOUD, *PLAIN)
@@ -140,6 +141,7 @@ def test_the_same_test_noise_gives_the_same_model_and_a_drop_out_another(tmp_pat
     assert record.rounds[1].sites == ("site-0", "site-2", "site-3")
 
 
+@pytest.mark.slow
 def test_too_few_shares_of_noise_release_nothing(tmp_path: Path) -> None:
     # Of five sites four must stay, also where each of them would let itself be summed with two others.
     write_toy_sites(tmp_path / "data", sites=5)

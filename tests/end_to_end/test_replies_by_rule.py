@@ -128,6 +128,7 @@ def test_a_reply_that_arrives_twice_counts_once(tmp_path: Path) -> None:
     assert same_weights(once, twice)
 
 
+@pytest.mark.slow
 def test_the_server_holds_one_vector_at_a_time(tmp_path: Path) -> None:
     """At each fetch the reply before it may still be in the loop's hand; two others never are."""
     _, _, grid = run_twisted(tmp_path, counts=True)

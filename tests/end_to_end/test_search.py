@@ -68,6 +68,7 @@ def test_every_run_of_a_search_is_charged_to_the_same_ledgers_and_the_end_says_w
         assert Path(cost["ledger"]).exists()
 
 
+@pytest.mark.slow
 def test_a_search_that_the_ledgers_do_not_hold_ends_with_code_three_and_says_what_was_made(tmp_path: Path) -> None:
     code, out, err = search(tmp_path, "privacy.epsilon=4", "seed=0,1,2", "site.lifetime_epsilon=5")
     assert code == REFUSED
@@ -95,6 +96,7 @@ def test_json_stays_one_object_a_run_and_a_ledger_of_ones_own_is_kept(tmp_path: 
     assert after["spent"] > before["spent"]
 
 
+@pytest.mark.slow
 def test_a_search_that_something_else_than_the_ledgers_stops_is_no_plan(tmp_path: Path) -> None:
     """Whatever it was, it may have come from the data, or from somebody who looked at the first results."""
     spoiled = tmp_path / "spoiled"
@@ -110,6 +112,7 @@ def test_a_search_that_something_else_than_the_ledgers_stops_is_no_plan(tmp_path
     assert "only the filter's figure counts" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_a_search_with_a_run_without_privacy_promises_nothing(tmp_path: Path) -> None:
     code, out, err = search(tmp_path, "privacy=none,subject")
     assert code == 0, err
@@ -121,6 +124,7 @@ def test_a_search_with_a_run_without_privacy_promises_nothing(tmp_path: Path) ->
     assert "together they promise nothing" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_runs_that_split_their_subjects_differently_are_paid_for_by_all_cohorts_together(tmp_path: Path) -> None:
     """A subject may be trained on in one run and tested on in the next."""
     code, _, err = search(tmp_path, "privacy.epsilon=2", "data.split_seed=0,1")

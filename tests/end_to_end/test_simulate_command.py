@@ -118,6 +118,7 @@ def test_json_is_one_object_on_stdout(tmp_path: Path) -> None:
     assert len(out.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_object_a_run(tmp_path: Path) -> None:
     code, out, _ = _say(tmp_path, *_toy(tmp_path), "--json", "--multirun", "privacy.epsilon=2,8")
     assert code == 0

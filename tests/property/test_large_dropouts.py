@@ -23,6 +23,7 @@ def silences(most: int) -> st.SearchStrategy[dict[int, type]]:
     return st.dictionaries(st.integers(0, NUM_SITES - 1), st.sampled_from(STAGES), max_size=most)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(silent=silences(DEGREE - THRESHOLD))
 def test_as_many_as_a_site_can_miss_of_its_neighbours_never_stop_the_exact_sum(silent: dict[int, type]) -> None:

@@ -72,6 +72,7 @@ def test_the_page_says_every_key_its_default_and_its_code() -> None:
     assert lines[start : lines.index("", start)] == [row(key) for key in Policy.model_fields]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_exactly_what_is_allowed_is_agreed_to_and_answered(case: Case, stand: Stand, tmp_path: Path) -> None:
     site = stand.site(tmp_path.name, case.policy(stand.plan(case.exact), more=False), case.exact)
