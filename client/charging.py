@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from client.enrolment import Agreement, cohorts_of, num_honest, open_ledger
+from client.enrolment import Agreement, num_honest, open_ledger
+from client.members import load_key_of
 from client.policy import Refused, read_policy
 from client.self_check import certify
 from client.site import Site
@@ -24,10 +25,11 @@ def charge(site: Site, agreement: Agreement, request: Task, begun: Stages | None
         return
     roster = Roster.from_bytes(site.roster_path.read_bytes())
     certify(site.run_folder(request.run), agreement, honest=num_honest(agreement.config, roster))
-    cohorts_of(site, request.run)  # whoever cannot be told apart is not computed with: found out before the charge
     count = agreement.plan.steps_per_round if request.purpose == "training" else 1
     policy = read_policy(site.policy_path)
     with open_ledger(site, policy) as ledger:
+        # Whoever cannot be told apart is not computed with: found out before the charge.
+        ledger.members(request.run, lambda: load_key_of(site).check)
         ledger.check_lifetime(request.run, leave_out=policy.spent_subjects == "leave-out")
         asked = request.digest().hex()
         first = ledger.release(

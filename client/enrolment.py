@@ -75,8 +75,9 @@ def agree(site: Site, request: Enrol) -> Agreement:
         _check_plan(agreement.config, agreement.plan, num_sites=len(roster.entries))
         self_check(agreement.config, agreement.plan, honest=num_honest(agreement.config, roster))
         with open_ledger(site, policy) as ledger:
+            entries = ledger.entries()
             for receipt in own_receipts(request.receipts, site=site.name, public_key=ledger.public_key):
-                check_receipt(receipt, ledger.entries())
+                check_receipt(receipt, entries)
             charges, leave_out = charges_of(site, agreement), policy.spent_subjects == "leave-out"
             ledger.check_lifetime(agreement.run, charges, leave_out=leave_out)  # before the folder is looked at
             terms = terms_of(site, agreement, leave_out=leave_out)

@@ -5,7 +5,6 @@ What is wrong there would spend budget on nothing, or release more than was char
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from client import trial
 from client.arithmetic import make_reproducible, rows_at_once
+from client.bundle import bundle_hash
 from client.policy import Refused
 from client.stages import alone
 from client.step_audit import num_canaries, observe, plan_of
@@ -99,11 +99,8 @@ def _is_certified(path: Path, plan_hash: str) -> bool:
 @cache
 def software() -> dict[str, str]:
     """What a step runs on: versions, and one hash over the program's own files."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for room in ("client", "common") for path in (root / room).rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     packages = {name: version(name) for name in _PACKAGES}
-    return {"source": digest.hexdigest(), "python": platform.python_version(), **packages}
+    return {"source": bundle_hash(), "python": platform.python_version(), **packages}
 
 
 @lru_cache(maxsize=32)

@@ -24,7 +24,7 @@ TARGETS = {
     "head on cached features": 3.0,
 }
 _AGREE = 1e-4
-# functorch and Opacus have no rows in part of a layer's calls: these two are compared with themselves.
+# functorch and Opacus have no rows in part of a layer's calls: these two are timed without them.
 WHOLE, HALF = "two modalities", "two modalities, half of the rows lack one"
 _MODALITY_VARIANTS = ("non-private", "ours")
 
