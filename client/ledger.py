@@ -212,6 +212,7 @@ class Ledger(AbstractContextManager["Ledger"]):
             lifetime_epsilon=self.lifetime_epsilon,
             delta=self.delta,
             order=book.order,
+            needed=stands.needed,
             spent=stands.spent,
             left=max(0.0, self.lifetime_epsilon - stands.spent),
             entries=len(book.entries),

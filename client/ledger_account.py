@@ -90,6 +90,7 @@ class LedgerSummary:
 
     Attributes:
         order: the Renyi order that the filter works at.
+        needed: the lifetime epsilon that the filter needs by now, at its order: what decides.
         spent: epsilon at `delta` of all that is charged, for the subject who pays most, by Renyi composition, as if it
             had been planned beforehand. What is promised however runs depend on each other is lifetime_epsilon.
         left: lifetime_epsilon - spent, at least 0. A guide: the filter decides, and costs do not add up in epsilon.
@@ -103,6 +104,7 @@ class LedgerSummary:
     lifetime_epsilon: float
     delta: float
     order: float
+    needed: float
     spent: float
     left: float
     entries: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -15,7 +14,6 @@ from client.self_check import CERTIFICATE
 from client.site import Site
 from common.privacy.accounting import pld_epsilon, prv_epsilon, rdp_epsilon, replace_one_epsilon
 from common.privacy.events import Charge, Event
-from common.privacy.renyi import ORDERS, epsilon_at, renyi
 from common.privacy.step_audit import StepCertificate
 from common.reports.record import (
     ChargeRecord,
@@ -144,18 +142,8 @@ def _ledger(summary: LedgerSummary, run: str, location: str) -> LedgerRecord:
             for one in summary.subjects.classes
         ),
         location=location,
-        needed=_needed(summary),
+        needed=summary.needed,
     )
-
-
-def _needed(summary: LedgerSummary) -> float:
-    """The lifetime epsilon that the ledger's filter needs by now, at its one order: each run's costliest cohort."""
-    place = ORDERS.index(summary.order)
-    total = math.fsum(
-        max((renyi(charge.event for charge in cohort.charged)[place] for cohort in line.cohorts), default=0.0)
-        for line in summary.runs
-    )
-    return epsilon_at(summary.order, total, summary.delta) if total else 0.0
 
 
 def _grouped(lines: Iterable[Line]) -> list[list[Line]]:
