@@ -163,7 +163,7 @@ def _rows(canaries: int, *, size: float) -> Batch:
     random = torch.Generator().manual_seed(0)
     rows = _RECORDS * canaries
     values = {}
-    for name, spec in _schema().modalities.items():
+    for name, spec in _schema().tables.items():
         one = torch.randn(1, spec.num_features, generator=random).sign()
         apart = 0.1 * torch.randn(_RECORDS, spec.num_features, generator=random)
         values[name] = (size * (one + apart)).repeat(canaries, 1).unsqueeze(1)

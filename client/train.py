@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from client.dp import Clipping, Engine, clipped_sum, per_row_gradients
 from common.blocks import blocks_of, flatten
 from common.config import Config
-from common.data.batch import Batch, take
+from common.data.batch import Batch, masked, take
 from common.models.loss import per_example_loss
 from common.privacy.noise import NoiseSource
 from common.privacy.plan import PrivacyPlan
@@ -239,5 +239,5 @@ def drop_modalities(batch: Batch, chance: float, uniforms: np.ndarray) -> Batch:
     left = {name: seen & stays[:, [place]] for place, (name, seen) in enumerate(batch.mask.items())}
     some = torch.stack([seen.any(dim=1) for seen in left.values()], dim=1).any(dim=1, keepdim=True)
     mask = {name: torch.where(some, left[name], seen) for name, seen in batch.mask.items()}
-    values = {name: value * mask[name].unsqueeze(-1).to(value.dtype) for name, value in batch.values.items()}
+    values = {name: masked(value, mask[name]) for name, value in batch.values.items()}
     return replace(batch, values=values, mask=mask)

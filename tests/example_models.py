@@ -92,7 +92,7 @@ def ragged_batch(rows_per_subject: tuple[int, ...], *, seed: int = 0, presence: 
     subjects = torch.repeat_interleave(torch.arange(len(rows_per_subject)), torch.tensor(rows_per_subject))
     subjects = subjects[torch.randperm(len(subjects), generator=random)]
     values, mask, seconds = {}, {}, {}
-    for name, spec in SCHEMA.modalities.items():
+    for name, spec in SCHEMA.tables.items():
         shape = (len(subjects), time)
         present = torch.rand(len(subjects), 1, generator=random) < presence
         lengths = torch.randint(1, time + 1, (len(subjects), 1), generator=random)

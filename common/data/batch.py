@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from common.data.folder import SiteData
+from common.data.modalities import ModalitySpec, TabularSpec
 from common.data.normalise import Normaliser, features
+from common.data.readings import NUM_TOKENS, Readings, is_tokens, scaled, step_shape, steps_per_second
 from common.data.schema import Schema
 
 
@@ -19,9 +21,11 @@ class Batch:
     """Rows of one site, ready for the model.
 
     Attributes:
-        values: by modality, float32 [batch, time, feature]; zeros where the mask is False.
+        values: by modality, [batch, time, ...]; zeros where the mask is False. A table float32 [batch, 1, feature], an
+            image float32 [batch, 1, channel, height, width], a text int64 [batch, token], a sound float32 [batch,
+            sample], a signal float32 [batch, sample, channel].
         mask: by modality, bool [batch, time].
-        seconds: by modality, float32 [batch, time]; when each step was measured, 0 for a table.
+        seconds: by modality, float32 [batch, time]; when each step was measured, 0 for tables, images and texts.
         labels: by task, int64 [batch]; -1: unknown.
         attributes: by attribute, int64 [batch]; -1: unknown.
         subjects: int64 [batch], the row's subject: an index that has a meaning within this site only.
@@ -45,23 +49,52 @@ def assemble(site: SiteData, schema: Schema, normaliser: Normaliser, rows: np.nd
     """Put rows [row] of a site into a batch with all modalities of the schema, held or not."""
     values: dict[str, Tensor] = {}
     mask: dict[str, Tensor] = {}
+    seconds: dict[str, Tensor] = {}
     for name, spec in schema.modalities.items():
-        if name in site.values:
-            raw = site.values[name][rows]
-            values[name] = torch.from_numpy(features(raw, name, spec, normaliser)).unsqueeze(1)
-            mask[name] = torch.from_numpy(np.isfinite(raw).any(axis=1)).unsqueeze(1)
+        steps = torch.arange(spec.num_steps)
+        if name in site.readings:
+            some = site.readings[name].only(rows)
+            mask[name] = steps < torch.from_numpy(some.lengths).unsqueeze(1)
+            seconds[name] = (torch.from_numpy(some.starts).unsqueeze(1) + steps / steps_per_second(spec)).float()
+            values[name] = masked(_inputs(some, name, spec, normaliser), mask[name])
         else:
-            values[name] = torch.zeros(len(rows), 1, spec.num_features)
-            mask[name] = torch.zeros(len(rows), 1, dtype=torch.bool)
+            values[name] = no_values(spec, len(rows))
+            mask[name] = torch.zeros(len(rows), spec.num_steps, dtype=torch.bool)
+            seconds[name] = torch.zeros(len(rows), spec.num_steps)
     unknown = np.full(len(site.row_subject), -1, dtype=np.int64)
     return Batch(
         values=values,
         mask=mask,
-        seconds={name: torch.zeros(len(rows), 1) for name in values},
+        seconds=seconds,
         labels={name: torch.from_numpy(site.labels.get(name, unknown)[rows]) for name in schema.tasks},
         attributes={name: torch.from_numpy(site.attributes.get(name, unknown)[rows]) for name in schema.attributes},
         subjects=torch.from_numpy(site.row_subject[rows]),
     )
+
+
+def no_values(spec: ModalitySpec, rows: int) -> Tensor:
+    """What a model gets of a modality that nobody has: zeros [row, time, ...]."""
+    kind = torch.int64 if is_tokens(spec) else torch.float32
+    return torch.zeros(rows, spec.num_steps, *step_shape(spec), dtype=kind)
+
+
+def example_values(spec: ModalitySpec, rows: int, random: torch.Generator) -> Tensor:
+    """Values of nobody, [row, time, ...]: normal, or any tokens."""
+    shape = (rows, spec.num_steps, *step_shape(spec))
+    if is_tokens(spec):
+        return torch.randint(NUM_TOKENS, shape, generator=random)
+    return torch.randn(shape, generator=random)
+
+
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """Set values [batch, time, ...] to zero where the mask [batch, time] is False."""
+    return values.masked_fill(~mask.view(*mask.shape, *(1,) * (values.dim() - mask.dim())), 0)
+
+
+def _inputs(readings: Readings, name: str, spec: ModalitySpec, normaliser: Normaliser) -> Tensor:
+    if isinstance(spec, TabularSpec):
+        return torch.from_numpy(features(readings.values, name, spec, normaliser)).unsqueeze(1)
+    return torch.from_numpy(scaled(readings.values, spec))
 
 
 def hide(batch: Batch, keep: Collection[str]) -> Batch:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from common.data.error import wrong
 from common.data.manifest import Manifest
-from common.data.schema import AttributeSpec, ModalitySpec, TaskSpec
+from common.data.modalities import ModalitySpec, TabularSpec
+from common.data.readings import Readings, of_table
+from common.data.schema import AttributeSpec, TaskSpec
 
 UNKNOWN = -1
 
 
-def tabular_values(manifest: Manifest, spec: ModalitySpec) -> np.ndarray:
+def tabular_readings(manifest: Manifest, spec: ModalitySpec) -> Readings:
     """Read a tabular modality: float64 [row, numeric column or one-hot level]; NaN: not measured.
 
     Raises:
         DataError: a cell is no finite number, or none of its column's levels.
     """
+    if not isinstance(spec, TabularSpec):
+        raise TypeError(f"a table was expected, got {spec.kind}")
     parts = [_numbers(manifest, column, spec.missing)[:, None] for column in spec.columns]
     for column, levels in spec.categorical.items():
         index = _indices(manifest, column, levels, missing=spec.missing)
         one_hot = np.eye(len(levels))[index][:, int(spec.drop_first) :]
         parts.append(np.where(index[:, None] == UNKNOWN, np.nan, one_hot))
-    return np.concatenate(parts, axis=1)
+    return of_table(np.concatenate(parts, axis=1))
 
 
 def label_column(manifest: Manifest, task: TaskSpec) -> np.ndarray:
@@ -76,6 +79,3 @@ def _indices(manifest: Manifest, column: str, levels: tuple[str, ...], *, missin
             problem = f"{cell!r} is none of {', '.join(levels)}"
             raise wrong(manifest.path, problem, row=row.line, column=column)
     return found
-
-
-CELL_READERS: dict[str, Callable[[Manifest, ModalitySpec], np.ndarray]] = {"tabular": tabular_values}

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from common.data.cells import CELL_READERS, label_column, level_column
+from common.data.cells import label_column, level_column, tabular_readings
 from common.data.error import DataError, wrong
 from common.data.manifest import Manifest, inside, read_manifest
+from common.data.modalities import ModalitySpec
+from common.data.readings import KINDS, Readings
 from common.data.schema import FolderSpec
 
 __all__ = ["DataError", "SiteData", "read_site", "read_spec"]
 
 SPLITS = ("train", "valid", "test")
 _TRAIN_SHARE = 0.7
+_OPTION = 2  # where an option of a modality stands in a key
+READERS: dict[str, Callable[[Manifest, ModalitySpec], Readings]] = {"tabular": tabular_readings}
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class SiteData:
         subjects: distinct subjects, sorted.
         row_subject: int64 [row], index into `subjects`.
         split: [subject], one of train, valid and test.
-        values: by modality, float64 [row, feature without indicators]; NaN: not measured.
+        readings: by modality, what its cells hold.
         labels: by task, int64 [row]; -1: unknown.
         attributes: by attribute, int64 [row]; -1: unknown.
         left_out: rows of the manifest in which every modality is missing; they are nowhere in the above.
@@ -41,7 +46,7 @@ class SiteData:
     subjects: tuple[str, ...]
     row_subject: np.ndarray
     split: np.ndarray
-    values: dict[str, np.ndarray]
+    readings: dict[str, Readings]
     labels: dict[str, np.ndarray]
     attributes: dict[str, np.ndarray]
     left_out: int
@@ -49,7 +54,7 @@ class SiteData:
     @property
     def held(self) -> tuple[str, ...]:
         """The modalities that this site's folder describes, sorted."""
-        return tuple(sorted(self.values))
+        return tuple(sorted(self.readings))
 
     def subjects_of(self, split: str) -> np.ndarray:
         """Indices of the subjects of one cohort."""
@@ -63,7 +68,7 @@ class SiteData:
             subjects=tuple(subject for subject, stay in zip(self.subjects, stays, strict=True) if stay),
             row_subject=(np.cumsum(stays) - 1)[self.row_subject[rows]],
             split=self.split[stays],
-            values={name: value[rows] for name, value in self.values.items()},
+            readings={name: readings.only(rows) for name, readings in self.readings.items()},
             labels={name: label[rows] for name, label in self.labels.items()},
             attributes={name: level[rows] for name, level in self.attributes.items()},
         )
@@ -85,10 +90,19 @@ def read_spec(folder: Path) -> FolderSpec:
         return FolderSpec.model_validate(plain)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise wrong(path, f"{key}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise wrong(path, f"{_key_of(first)}: {first['msg'].removeprefix('Value error, ')}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise wrong(path, f"not readable as YAML ({' '.join(str(error).split())})") from error
+
+
+def _key_of(error: ErrorDetails) -> str:
+    """Name the key as it stands in the file: pydantic puts a modality's kind between its name and its options."""
+    parts = [str(part) for part in error["loc"]]
+    if parts[:1] == ["modalities"] and len(parts) > _OPTION and parts[2] in KINDS:
+        del parts[2]
+    if error["type"].startswith("union_tag"):
+        parts.append("kind")
+    return ".".join(parts) or "the file"
 
 
 def read_site(folder: Path, *, split_seed: int) -> SiteData:
@@ -105,12 +119,12 @@ def read_site(folder: Path, *, split_seed: int) -> SiteData:
     spec = read_spec(folder)
     manifest = read_manifest(folder)
     _check_columns(manifest, spec)
-    values = {name: CELL_READERS[entry.kind](manifest, entry) for name, entry in spec.modalities.items()}
+    readings = {name: READERS[entry.kind](manifest, entry) for name, entry in spec.modalities.items()}
     labels = {name: label_column(manifest, task) for name, task in spec.tasks.items()}
     attributes = {name: level_column(manifest, attribute) for name, attribute in spec.attributes.items()}
     names = _subject_names(manifest, spec.subject)
     split = _split_of(manifest, spec, names, split_seed)
-    kept = np.any([np.isfinite(value).any(axis=1) for value in values.values()], axis=0)
+    kept = np.any([found.lengths > 0 for found in readings.values()], axis=0)
     subjects, row_subject = np.unique(names[kept], return_inverse=True)
     return SiteData(
         name=spec.name,
@@ -118,7 +132,7 @@ def read_site(folder: Path, *, split_seed: int) -> SiteData:
         subjects=tuple(str(subject) for subject in subjects),
         row_subject=row_subject.astype(np.int64),
         split=np.array([split[str(subject)] for subject in subjects], dtype="U5"),
-        values={name: value[kept] for name, value in values.items()},
+        readings={name: found.only(kept) for name, found in readings.items()},
         labels={name: label[kept] for name, label in labels.items()},
         attributes={name: level[kept] for name, level in attributes.items()},
         left_out=int(len(kept) - kept.sum()),
@@ -128,7 +142,7 @@ def read_site(folder: Path, *, split_seed: int) -> SiteData:
 def _check_columns(manifest: Manifest, spec: FolderSpec) -> None:
     wanted = {spec.subject: "the subject"} | ({spec.split: "the split"} if spec.split else {})
     for name, modality in spec.modalities.items():
-        wanted |= dict.fromkeys((*modality.columns, *modality.categorical), f"modality {name}")
+        wanted |= dict.fromkeys(modality.named_columns, f"modality {name}")
     wanted |= {task.column: f"task {name}" for name, task in spec.tasks.items()}
     wanted |= {attribute.column: f"attribute {name}" for name, attribute in spec.attributes.items()}
     for column, what in wanted.items():

@@ -1,7 +1,8 @@
 """How values are scaled before a model sees them, and the private sums that a common scale can be made of.
 
 Whatever the scale, a value is first cut to its column's public bounds and last cut to [-5, 5], so that no single cell
-can reach the model with an arbitrary size.
+can reach the model with an arbitrary size. All of this is about tables: images, sounds and signals are scaled by public
+facts alone (common/data/readings.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 
 from common.data.error import DataError
 from common.data.folder import SiteData
-from common.data.schema import ModalitySpec, Schema
+from common.data.modalities import TabularSpec
+from common.data.schema import Schema
 
 LARGEST_VALUE = 5.0
 _SUMS_PER_COLUMN = 3  # how many subjects have the value; the values' sum; the sum of their squares
@@ -31,7 +33,7 @@ class Normaliser:
 def from_bounds(schema: Schema) -> Normaliser:
     """Scale by the public bounds alone, to [-1, 1]; a column without bounds stays as it is."""
     center, scale = {}, {}
-    for name, spec in schema.modalities.items():
+    for name, spec in schema.tables.items():
         pairs = [spec.bounds.get(column, (-1.0, 1.0)) for column in spec.columns]
         low, high = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         center[name], scale[name] = (low + high) / 2, (high - low) / 2
@@ -40,7 +42,7 @@ def from_bounds(schema: Schema) -> Normaliser:
 
 def normalisation_length(schema: Schema) -> int:
     """Number of sums in `normalisation_vector`."""
-    return _SUMS_PER_COLUMN * sum(len(spec.columns) for spec in schema.modalities.values())
+    return _SUMS_PER_COLUMN * sum(len(spec.columns) for spec in schema.tables.values())
 
 
 def normalisation_sensitivity(schema: Schema) -> float:
@@ -64,12 +66,12 @@ def normalisation_vector(site: SiteData, schema: Schema, split: str) -> np.ndarr
     _need_bounds(schema)
     rows = site.rows_of(split)
     bounds, parts = from_bounds(schema), [np.zeros(0)]
-    for name, spec in schema.modalities.items():
+    for name, spec in schema.tables.items():
         for place in range(len(spec.columns)):
-            if name not in site.values:
+            if name not in site.readings:
                 parts.append(np.zeros(_SUMS_PER_COLUMN))
                 continue
-            numbers = cut(site.values[name][rows][:, : len(spec.columns)], spec)[:, place]
+            numbers = cut(site.readings[name].values[rows][:, : len(spec.columns)], spec)[:, place]
             scaled = (numbers - bounds.center[name][place]) / bounds.scale[name][place]
             means = np.clip(_mean_by_subject(scaled, site.row_subject[rows]), -1.0, 1.0)
             parts.append(np.array([len(means), means.sum(), np.square(means).sum()]))
@@ -91,7 +93,7 @@ def from_sums(schema: Schema, sums: np.ndarray) -> Normaliser:
         raise ValueError(f"{normalisation_length(schema)} normalisation sums were expected, got shape {sums.shape}")
     bounds, start = from_bounds(schema), 0
     center, scale = dict(bounds.center), dict(bounds.scale)
-    for name, spec in schema.modalities.items():
+    for name, spec in schema.tables.items():
         stop = start + _SUMS_PER_COLUMN * len(spec.columns)
         count, total, squares = sums[start:stop].reshape(-1, _SUMS_PER_COLUMN).T
         start = stop
@@ -104,7 +106,7 @@ def from_sums(schema: Schema, sums: np.ndarray) -> Normaliser:
     return Normaliser(center, scale)
 
 
-def features(raw: np.ndarray, modality: str, spec: ModalitySpec, normaliser: Normaliser) -> np.ndarray:
+def features(raw: np.ndarray, modality: str, spec: TabularSpec, normaliser: Normaliser) -> np.ndarray:
     """Make the model's input of raw values [row, column or level]: float32 [row, feature].
 
     Features are the scaled numbers, their indicators (where the modality has them), and 1 or -1 for every level; what
@@ -118,7 +120,7 @@ def features(raw: np.ndarray, modality: str, spec: ModalitySpec, normaliser: Nor
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def cut(numbers: np.ndarray, spec: ModalitySpec) -> np.ndarray:
+def cut(numbers: np.ndarray, spec: TabularSpec) -> np.ndarray:
     """Cut numbers [row, numeric column] to their columns' public bounds; NaN stays NaN."""
     unbounded = (-np.inf, np.inf)
     low, high = np.array([spec.bounds.get(column, unbounded) for column in spec.columns]).reshape(-1, 2).T
@@ -126,7 +128,7 @@ def cut(numbers: np.ndarray, spec: ModalitySpec) -> np.ndarray:
 
 
 def _need_bounds(schema: Schema) -> None:
-    for name, spec in schema.modalities.items():
+    for name, spec in schema.tables.items():
         for column in spec.columns:
             if column not in spec.bounds:
                 place = f"dataset.yaml, modality {name}, column {column}"

@@ -2,91 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from common.data.modalities import Column, Described, ModalitySpec, TabularSpec, repeated
 
 # A name becomes a folder, a part of a block's name and a key on the wire: letters, digits and a little more.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=64)]
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=64)]
-Column = Annotated[str, Field(min_length=1)]
 Entry = TypeVar("Entry", bound=BaseModel)
 _FEWEST_CLASSES, _FEWEST_BOUNDARIES = 2, 3
 
 
-class _Described(BaseModel):
-    # A class called 0 or 1 may stand in YAML without quotes; yes and no may not (YAML reads them as booleans).
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
-
-
-class ModalitySpec(_Described):
-    """One modality: a group of columns.
-
-    Attributes:
-        columns: numeric columns.
-        categorical: column -> its public levels; becomes one feature per level, 1 or -1. Columns are kept in
-            alphabetical order, however a folder or a server lists them, so that all sites' features are aligned.
-        missing: cells that mean "not measured", in this folder.
-        bounds: public range of a numeric column; values beyond it are cut to it.
-        indicators: add a feature per numeric column that says whether it was measured.
-        drop_first: leave out the first level's feature.
-    """
-
-    kind: Literal["tabular"]
-    columns: tuple[Column, ...] = ()
-    categorical: dict[Column, tuple[str, ...]] = Field(default_factory=dict)
-    missing: tuple[str, ...] = ("",)
-    bounds: dict[Column, tuple[float, float]] = Field(default_factory=dict)
-    indicators: bool = True
-    drop_first: bool = False
-
-    @field_validator("categorical", mode="before")
-    @classmethod
-    def _no_levels_from_the_data(cls, value: object) -> object:
-        if value == [] or value is None:
-            return {}
-        if isinstance(value, list):
-            raise ValueError(f"categorical columns need their public levels, as {{column: [level, ...]}}; got {value}")
-        return value
-
-    @field_validator("categorical", "bounds")
-    @classmethod
-    def _in_one_order(cls, value: dict[str, object]) -> dict[str, object]:
-        return dict(sorted(value.items()))
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ModalitySpec:
-        if not self.columns and not self.categorical:
-            raise ValueError("a tabular modality needs at least one column")
-        for column in _repeated((*self.columns, *self.categorical)):
-            raise ValueError(f"column {column!r} is listed twice")
-        for column, levels in self.categorical.items():
-            if len(levels) < _FEWEST_CLASSES or set(_repeated(levels)):
-                raise ValueError(f"the levels of {column!r} must be two or more, each once; got {list(levels)}")
-        for column, (low, high) in self.bounds.items():
-            if column not in self.columns:
-                raise ValueError(f"bounds name {column!r}, which is no numeric column of this modality")
-            if low >= high:
-                raise ValueError(f"bounds of {column!r} must be [low, high] with low < high, got [{low}, {high}]")
-        return self
-
-    @property
-    def num_one_hot(self) -> int:
-        """Number of features that the categorical columns become."""
-        return sum(len(levels) - self.drop_first for levels in self.categorical.values())
-
-    @property
-    def num_features(self) -> int:
-        """Features of one time step: numeric values, their indicators, levels.
-
-        Levels need no indicator: zeros say that the column was not measured.
-        """
-        return len(self.columns) * (1 + self.indicators) + self.num_one_hot
-
-
-class TaskSpec(_Described):
+class TaskSpec(Described):
     """What is to be predicted: a column of class names."""
 
     kind: Literal["binary", "multiclass"]
@@ -95,7 +26,7 @@ class TaskSpec(_Described):
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskSpec:
-        if set(_repeated(self.classes)) or len(self.classes) < _FEWEST_CLASSES:
+        if set(repeated(self.classes)) or len(self.classes) < _FEWEST_CLASSES:
             raise ValueError(f"classes must be two or more, each once; got {list(self.classes)}")
         if self.kind == "binary" and len(self.classes) != _FEWEST_CLASSES:
             raise ValueError(f"a binary task has two classes, got {list(self.classes)}")
@@ -107,7 +38,7 @@ class TaskSpec(_Described):
         return 1 if self.kind == "binary" else len(self.classes)
 
 
-class AttributeSpec(_Described):
+class AttributeSpec(Described):
     """A group that the audit looks at; public levels, or bands of a number whose outer ends are open."""
 
     column: Column
@@ -127,12 +58,25 @@ class AttributeSpec(_Described):
             raise ValueError(
                 f"the levels of bands {list(self.bands)} are {list(_band_names(self.bands))}: leave them out"
             )
-        if len(self.levels) < _FEWEST_CLASSES or set(_repeated(self.levels)):
+        if len(self.levels) < _FEWEST_CLASSES or set(repeated(self.levels)):
             raise ValueError(f"needs public levels, two or more, each once, or bands; got {list(self.levels)}")
         return self
 
 
-class FolderSpec(_Described):
+class Schema(Described):
+    """What the sites of a federation agree on: the union of their folders' descriptions."""
+
+    modalities: dict[PlainName, ModalitySpec]
+    tasks: dict[PlainName, TaskSpec]
+    attributes: dict[PlainName, AttributeSpec]
+
+    @property
+    def tables(self) -> dict[str, TabularSpec]:
+        """The tabular modalities."""
+        return {name: spec for name, spec in self.modalities.items() if isinstance(spec, TabularSpec)}
+
+
+class FolderSpec(Schema):
     """`dataset.yaml` of one site folder."""
 
     name: Name
@@ -159,18 +103,10 @@ class FolderSpec(_Described):
         answers = {task.column: f"the label of task {name}" for name, task in self.tasks.items()}
         answers |= {self.subject: "the subject"} | ({self.split: "the split"} if self.split else {})
         for name, modality in self.modalities.items():
-            for column in (*modality.columns, *modality.categorical):
+            for column in modality.named_columns:
                 if column in answers:
                     raise ValueError(f"modality {name} reads column {column!r}, which is {answers[column]}")
         return self
-
-
-class Schema(_Described):
-    """What the sites of a federation agree on: the union of their folders' descriptions."""
-
-    modalities: dict[PlainName, ModalitySpec]
-    tasks: dict[PlainName, TaskSpec]
-    attributes: dict[PlainName, AttributeSpec]
 
 
 def merge_schemas(specs: Sequence[FolderSpec]) -> Schema:
@@ -182,7 +118,7 @@ def merge_schemas(specs: Sequence[FolderSpec]) -> Schema:
     Raises:
         ValueError: two sites have one name, or describe a modality, task or attribute differently.
     """
-    for name in _repeated([spec.name for spec in specs]):
+    for name in repeated([spec.name for spec in specs]):
         raise ValueError(f"two site folders are called {name!r}: names must be unique in the federation")
     ordered = sorted(specs, key=lambda spec: spec.name)
     described = [{name: _shared(modality) for name, modality in spec.modalities.items()} for spec in ordered]
@@ -224,11 +160,3 @@ def _band_names(bands: Sequence[float]) -> tuple[str, ...]:
         raise ValueError(f"bands must be three or more ascending numbers, got {list(bands)}")
     inner = [f"{boundary:g}" for boundary in bands[1:-1]]
     return (f"<{inner[0]}", *(f"{low}-{high}" for low, high in pairwise(inner)), f">={inner[-1]}")
-
-
-def _repeated(names: Sequence[str]) -> Iterator[str]:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            yield name
-        seen.add(name)

@@ -15,14 +15,20 @@ class AdditiveModel(nn.Module):
     """logit = bias + the sum over present modalities of w . features: logistic regression that bears missing parts."""
 
     def __init__(self, schema: Schema, task: str) -> None:
-        """Build the model for one task of the schema."""
+        """Build the model for one task of the schema.
+
+        Raises:
+            ValueError: a modality is no table.
+        """
         super().__init__()
+        others = sorted(set(schema.modalities) - set(schema.tables))
+        if others:
+            raise ValueError(
+                f"model=additive reads tables only, and {', '.join(others)} is none; use model=transformer"
+            )
         logits = schema.tasks[task].num_logits
         self.logits = nn.ModuleDict(
-            {
-                module_key(name): nn.Linear(spec.num_features, logits, bias=False)
-                for name, spec in schema.modalities.items()
-            }
+            {module_key(name): nn.Linear(spec.num_features, logits, bias=False) for name, spec in schema.tables.items()}
         )
         self.bias = nn.Embedding(1, logits)
         self._modalities = tuple(schema.modalities)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from common.blocks import module_key
 from common.config import Config
 from common.data.batch import Batch
 from common.data.schema import Schema
-from common.models.encoders import ENCODERS, time_code
+from common.models.encoders import ENCODERS, Encoder, time_code
 from common.models.fusion import Fusion, pooled
 from common.models.heads import ClassificationHead
 from common.models.outputs import Outputs
@@ -39,17 +41,19 @@ class TransformerModel(nn.Module):
 
     def _encode(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
         """One modality's tokens and their mask: those that a frozen encoder gave before, where the batch has them."""
-        if name not in batch.encoded:
-            tokens, mask = self.encoders[module_key(name)](batch.values[name], batch.mask[name])
-            return tokens, mask
-        return batch.encoded[name].masked_fill(~batch.mask[name].unsqueeze(-1), 0.0), batch.mask[name]
+        encoder = cast("Encoder", self.encoders[module_key(name)])
+        mask, seconds = encoder.places(batch.mask[name], batch.seconds[name])
+        if name in batch.encoded:
+            tokens = batch.encoded[name].masked_fill(~mask.unsqueeze(-1), 0.0)
+        else:
+            tokens, _ = encoder(batch.values[name], batch.mask[name])
+        return tokens + time_code(seconds, self._width), mask
 
     def forward(self, batch: Batch) -> Outputs:
         """Answer for every row of the batch."""
         tokens, masks = {}, {}
         for name in self._modalities:
-            encoded, masks[name] = self._encode(name, batch)
-            tokens[name] = encoded + time_code(batch.seconds[name], self._width)
+            tokens[name], masks[name] = self._encode(name, batch)
         logits = self.heads[module_key(self._task)](self.fusion(tokens, masks))
         auxiliary = {
             name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary

@@ -31,7 +31,7 @@ def test_every_modality_of_the_schema_is_there_with_the_same_shape(
 ) -> None:
     data, batch = assembled(toy, site)
     rows = len(data.rows_of("train"))
-    for name, spec in toy[0].modalities.items():
+    for name, spec in toy[0].tables.items():
         assert batch.values[name].shape == (rows, 1, spec.num_features)
         assert batch.values[name].dtype == torch.float32
         assert batch.mask[name].shape == batch.seconds[name].shape == (rows, 1)
@@ -45,7 +45,7 @@ def test_what_a_site_does_not_hold_is_masked_and_what_it_holds_is_not(toy: tuple
     site, batch = assembled(toy, 1)
     assert not batch.mask["labs"].any()
     assert batch.mask["vitals"].all()
-    present = np.isfinite(site.values["ward"]).any(axis=1)[site.rows_of("train")]
+    present = np.isfinite(site.readings["ward"].values).any(axis=1)[site.rows_of("train")]
     np.testing.assert_array_equal(batch.mask["ward"][:, 0].numpy(), present)
 
 

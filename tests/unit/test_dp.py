@@ -165,7 +165,7 @@ class SkipsOne(nn.Module):
         return torch.as_tensor(self.used(values))
 
 
-FEATURES = SCHEMA.modalities["ecg"].num_features
+FEATURES = SCHEMA.tables["ecg"].num_features
 
 
 @pytest.mark.parametrize(

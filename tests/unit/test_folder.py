@@ -54,8 +54,8 @@ def test_a_folder_is_read_as_it_is(tmp_path: Path) -> None:
     assert site.split.tolist() == ["test", "train", "valid"]
     nan = np.nan
     expected = [[1.5, nan, 1, 0], [nan, 2, 0, 1], [nan, nan, nan, nan], [0, 0, 1, 0]]
-    np.testing.assert_array_equal(site.values["labs"], expected)
-    np.testing.assert_array_equal(site.values["ecg"], [[60], [nan], [80], [70]])
+    np.testing.assert_array_equal(site.readings["labs"].values, expected)
+    np.testing.assert_array_equal(site.readings["ecg"], [[60], [nan], [80], [70]])
     np.testing.assert_array_equal(site.labels["sick"], [1, 0, 0, -1])
     np.testing.assert_array_equal(site.attributes["sex"], [0, 1, 0, -1])
     np.testing.assert_array_equal(site.attributes["age"], [0, 1, -1, 2])
@@ -82,8 +82,8 @@ def test_json_lines_and_parquet_say_the_same_as_csv(tmp_path: Path) -> None:
     writer.write_table(pyarrow.Table.from_pylist(rows), parquet / "manifest.parquet")
     for site in (*found, read_site(parquet, split_seed=0)):
         assert site.subjects == from_csv.subjects
-        for name, value in from_csv.values.items():
-            np.testing.assert_array_equal(site.values[name], value)
+        for name, readings in from_csv.readings.items():
+            np.testing.assert_array_equal(site.readings[name].values, readings.values)
         np.testing.assert_array_equal(site.labels["sick"], from_csv.labels["sick"])
         np.testing.assert_array_equal(site.attributes["age"], from_csv.attributes["age"])
 
@@ -218,7 +218,7 @@ def test_without_a_split_column_one_subject_never_moves_another(tmp_path: Path) 
 def test_an_empty_table_is_a_site_without_anyone(tmp_path: Path) -> None:
     site = read_site(write(tmp_path, csv=CSV.split("\n", maxsplit=1)[0] + "\n"), split_seed=0)
     assert site.subjects == ()
-    assert site.values["labs"].shape == (0, 4)
+    assert site.readings["labs"].values.shape == (0, 4)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:

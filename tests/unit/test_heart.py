@@ -38,18 +38,18 @@ def test_someone_recorded_twice_is_one_subject(heart: list[SiteData]) -> None:
         for subject in np.flatnonzero(np.bincount(site.row_subject) > 1):
             rows = np.flatnonzero(site.row_subject == subject)
             assert len(rows) == 2
-            for value in site.values.values():
-                np.testing.assert_array_equal(value[rows[0]], value[rows[1]])
+            for found in site.readings.values():
+                np.testing.assert_array_equal(found.values[rows[0]], found.values[rows[1]])
 
 
 def test_zero_cholesterol_and_pressure_mean_not_measured(heart: list[SiteData]) -> None:
-    labs = np.concatenate([site.values["labs"] for site in heart])
+    labs = np.concatenate([site.readings["labs"].values for site in heart])
     assert not (labs[:, :2] == 0).any()
-    assert np.isnan(heart[NAMES.index("switzerland")].values["labs"][:, 1]).all()
+    assert np.isnan(heart[NAMES.index("switzerland")].readings["labs"].values[:, 1]).all()
 
 
 def test_modalities_are_really_missing_by_hospital(heart: list[SiteData]) -> None:
-    present = {site.name: np.isfinite(site.values["imaging"]).any(axis=1).mean() for site in heart}
+    present = {site.name: np.isfinite(site.readings["imaging"].values).any(axis=1).mean() for site in heart}
     assert present["cleveland"] > 0.95
     assert present["hungary"] < 0.2
     sick_women = [(site.attributes["sex"] == 0) & (site.labels["disease"] == 1) for site in heart]
@@ -66,13 +66,13 @@ def test_flambys_protocol_to_the_row(flamby: list[SiteData]) -> None:
     cohorts = [(len(site.rows_of("train")), len(site.rows_of("test"))) for site in flamby]
     assert cohorts == [(199, 104), (172, 89), (30, 16), (85, 45)]
     assert [len(site.subjects) for site in flamby] == [303, 261, 46, 130]
-    assert all(np.isfinite(value).all() for site in flamby for value in site.values.values())
+    assert all(np.isfinite(found.values).all() for site in flamby for found in site.readings.values())
     assert not any("imaging" in site.held for site in flamby)
 
 
 def test_flambys_thirteen_features(tmp_path: Path) -> None:
     schema = merge_schemas([read_spec(path) for path in write_heart_flamby(tmp_path / "data")])
-    assert sum(spec.num_features for spec in schema.modalities.values()) == 13
+    assert sum(spec.num_features for spec in schema.tables.values()) == 13
     assert schema.attributes["age"].levels == ("<50", "50-60", ">=60")
 
 

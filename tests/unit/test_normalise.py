@@ -62,10 +62,10 @@ def test_released_sums_without_noise_give_the_subjects_mean_and_spread(toy: tupl
     normaliser = from_sums(schema, sum((normalisation_vector(s, schema, "train") for s in sites), np.zeros(12)))
     known = []
     for site in sites:
-        if "labs" in site.values:
+        if "labs" in site.readings:
             rows = site.rows_of("train")
             for subject in np.unique(site.row_subject[rows]):
-                cells = site.values["labs"][rows][site.row_subject[rows] == subject, 0]
+                cells = site.readings["labs"].values[rows][site.row_subject[rows] == subject, 0]
                 if np.isfinite(cells).any():
                     known.append(np.clip(np.nanmean(cells), -4, 4))
     assert normaliser.center["labs"][0] == pytest.approx(np.mean(known))
@@ -81,7 +81,7 @@ def test_however_noisy_the_sums_the_scale_stays_within_the_public_bounds(
         sums = np.zeros(normalisation_length(schema))
         sums[column::3] = noise
         normaliser = from_sums(schema, sums)
-        for name, spec in schema.modalities.items():
+        for name, spec in schema.tables.items():
             low, high = np.array([spec.bounds[column] for column in spec.columns]).reshape(-1, 2).T
             assert np.all((normaliser.center[name] >= low) & (normaliser.center[name] <= high))
             assert np.all((normaliser.scale[name] > 0) & (normaliser.scale[name] <= (high - low) / 2 + 1e-9))
@@ -94,7 +94,7 @@ def test_sums_of_another_length_are_refused(toy: tuple[Schema, list[SiteData]]) 
 
 def test_a_common_scale_needs_public_bounds(toy: tuple[Schema, list[SiteData]]) -> None:
     schema, sites = toy
-    labs = schema.modalities["labs"].model_copy(update={"bounds": {"crp": (-4.0, 4.0)}})
+    labs = schema.tables["labs"].model_copy(update={"bounds": {"crp": (-4.0, 4.0)}})
     unbounded = schema.model_copy(update={"modalities": {**schema.modalities, "labs": labs}})
     with pytest.raises(DataError, match=r"modality labs, column ldh: .*it has no public bounds"):
         normalisation_vector(sites[0], unbounded, "train")
@@ -105,7 +105,7 @@ def test_a_common_scale_needs_public_bounds(toy: tuple[Schema, list[SiteData]]) 
 
 def test_features_are_cut_scaled_and_zero_where_nothing_was_measured(toy: tuple[Schema, list[SiteData]]) -> None:
     schema, _ = toy
-    spec, normaliser = schema.modalities["vitals"], from_bounds(schema)
+    spec, normaliser = schema.tables["vitals"], from_bounds(schema)
     nan = np.nan
     raw = np.array([[1e9, -1e9, 1, 0], [nan, 2, 0, 1], [nan, nan, nan, nan]])
     found = features(raw, "vitals", spec, normaliser)

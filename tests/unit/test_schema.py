@@ -10,7 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from common.data.folder import read_site
-from common.data.schema import FolderSpec, ModalitySpec, Schema, merge_schemas
+from common.data.modalities import TabularSpec
+from common.data.schema import FolderSpec, Schema, merge_schemas
 
 DESCRIPTION: Mapping[str, object] = {
     "name": "here",
@@ -30,7 +31,7 @@ def spec_of(**changes: object) -> FolderSpec:
 
 def test_the_short_forms_are_read() -> None:
     spec = spec_of()
-    assert spec.modalities["labs"].categorical == {}
+    assert spec.tables["labs"].categorical == {}
     assert spec.tasks["icu"].classes == ("0", "1")
     assert spec.attributes["sex"].levels == ("f", "m")
     assert spec.attributes["age"].levels == ("<50", "50-65", ">=65")
@@ -49,14 +50,17 @@ def test_classes_may_be_written_as_numbers() -> None:
 )
 def test_features_are_values_indicators_and_levels(options: dict[str, bool], features: int) -> None:
     entry = {"kind": "tabular", "columns": ["age"], "categorical": {"sex": ["f", "m"], "cp": ["a", "b", "c"]}}
-    assert ModalitySpec.model_validate({**entry, **options}).num_features == features
+    assert TabularSpec.model_validate({**entry, **options}).num_features == features
 
 
 LABS = {"kind": "tabular", "columns": ["crp"]}
 BAD: dict[str, tuple[dict[str, object], str]] = {
     "unknown key": ({"colour": "red"}, "colour"),
-    "unknown kind": ({"modalities": {"x": {"kind": "smell", "columns": ["a"]}}}, "modalities.x.kind"),
-    "unknown option": ({"modalities": {"x": {**LABS, "colums": ["a"]}}}, "modalities.x.colums"),
+    "unknown kind": (
+        {"modalities": {"x": {"kind": "smell", "columns": ["a"]}}},
+        "any of the expected tags",
+    ),
+    "unknown option": ({"modalities": {"x": {**LABS, "colums": ["a"]}}}, "modalities.x.tabular.colums"),
     "no columns": ({"modalities": {"x": {"kind": "tabular", "columns": []}}}, "at least one column"),
     "no modality": ({"modalities": {}}, "modalities"),
     "levels unknown": ({"modalities": {"x": {**LABS, "categorical": ["sex"]}}}, "public levels"),
@@ -116,9 +120,9 @@ def test_sites_that_list_categorical_columns_in_other_orders_have_the_same_featu
         (folder / "manifest.csv").write_text("person,icu,sex,cp\np1,0,m,a\n")
         sites.append(read_site(folder, split_seed=0))
     first, second = sites
-    assert first.values["person"].tolist() == second.values["person"].tolist() == [[1, 0, 0, 0, 1]]
+    assert first.readings["person"].values.tolist() == second.readings["person"].values.tolist() == [[1, 0, 0, 0, 1]]
     assert merge_schemas([first.spec, second.spec]).modalities["person"] == first.spec.modalities["person"]
-    assert list(first.spec.modalities["person"].categorical) == ["cp", "sex"]
+    assert list(first.spec.tables["person"].categorical) == ["cp", "sex"]
 
 
 def test_sites_that_list_levels_in_other_orders_disagree() -> None:
