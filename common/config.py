@@ -19,17 +19,47 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class SyntheticConfig(Section):
+    """Made-up records whose truth is known (data=synthetic)."""
+
+    sites: int = Field(4, ge=2, le=1000, description="Number of sites.")
+    subjects: int = Field(80, ge=4, le=1_000_000, description="Subjects of each site.")
+    kinds: tuple[Literal["image", "audio", "signal", "text", "tabular"], ...] = Field(
+        ("image", "audio", "signal", "text", "tabular"), min_length=1, description="One modality of each kind."
+    )
+    noise: float = Field(0.5, ge=0, le=100, description="Std of each modality's own error, where severity has 1.")
+    bias: float = Field(0.0, ge=0, le=100, description="Members of group b have 1 + bias times the noise.")
+
+
 class DataConfig(Section):
     """Where the sites' records come from."""
 
-    kind: Literal["heart", "heart_flamby", "folders"] = Field(
-        description="heart and heart_flamby write four hospitals' folders from the packaged table; folders reads yours."
+    kind: Literal["heart", "heart_flamby", "watch", "digits", "xray_labs", "nafld", "synthetic", "folders"] = Field(
+        description="folders reads your site folders; every other writes some, from a package, from the recordings in"
+        " data.root (digits, xray_labs), or out of nothing (synthetic)."
     )
-    root: str | None = Field(None, description="A directory that holds one site folder per site (data=folders).")
+    root: str | None = Field(
+        None, description="A directory: one site folder per site (folders), or the recordings (digits, xray_labs)."
+    )
     normalisation: Literal["none", "site", "federated"] = Field(
         description="none: public bounds only; federated: all sites' statistics; site: its own. DP charges both."
     )
     split_seed: int = Field(0, ge=0, description="Seed of the per-subject split, where the folder has no split column.")
+    held_out: tuple[str, ...] = Field(
+        (), description="People whose recordings nobody trains on; the other sites test on them (watch, digits)."
+    )
+    missing: float = Field(
+        0.0, ge=0, lt=1, description="Chance to take a record's modality away where folders are written: simulated."
+    )
+    synthetic: SyntheticConfig = SyntheticConfig()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _simulated_where_written(self) -> DataConfig:
+        if self.missing and self.kind == "folders":
+            raise ValueError("data.missing takes nothing out of your own folders; objective.modality_dropout hides")
+        if self.held_out and self.kind not in ("watch", "digits"):
+            raise ValueError(f"data.held_out is for watch and digits, whose people have names; got data={self.kind}")
+        return self
 
 
 class ModelConfig(Section):

@@ -10,16 +10,29 @@ from pathlib import Path
 from client.policy import Policy, write_policy
 from client.site import Site
 from common.compose import ConfigError, validate
-from common.config import Config
+from common.config import Config, DataConfig
 from common.data.folder import read_spec
 from common.data.schema import Schema, merge_schemas
 from common.receipts import keep_newest, read_receipts
 from common.secagg.identity import Identity, create_identity, load_identity
 from common.secagg.roster import Roster, sign_roster
+from simulations.datasets.digits import write_digits
 from simulations.datasets.heart import write_heart, write_heart_flamby
+from simulations.datasets.nafld import write_nafld
+from simulations.datasets.synthetic import write_synthetic
+from simulations.datasets.watch import write_watch
+from simulations.datasets.xray_labs import write_xray_labs
 
 RECEIPTS = "receipts.json"
-WRITERS: dict[str, Callable[[Path], tuple[Path, ...]]] = {"heart": write_heart, "heart_flamby": write_heart_flamby}
+WRITERS: dict[str, Callable[[DataConfig, Path], tuple[Path, ...]]] = {
+    "heart": write_heart,
+    "heart_flamby": write_heart_flamby,
+    "watch": write_watch,
+    "digits": write_digits,
+    "xray_labs": write_xray_labs,
+    "nafld": write_nafld,
+    "synthetic": write_synthetic,
+}
 
 
 @dataclass(frozen=True)
@@ -60,10 +73,13 @@ def data_folders(config: Config, run_folder: Path) -> tuple[Path, ...]:
     """Write the packaged data as site folders, or find the user's.
 
     Raises:
-        ConfigError: data.root holds no site folder.
+        ConfigError: data.root holds no site folder, or not the recordings.
     """
     if config.data.kind in WRITERS:
-        return WRITERS[config.data.kind](run_folder / "data")
+        try:
+            return WRITERS[config.data.kind](config.data, run_folder / "data")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     root = Path(config.data.root or "")
     found = tuple(sorted(path.parent for path in root.glob("*/dataset.yaml")))
     if not found:

@@ -56,7 +56,7 @@ def assemble_record(prepared: Prepared, *, seconds: float) -> RunRecord:
         seconds=seconds,
         task=config.objective.task,
         classes=tuple(schema_of(config).tasks[config.objective.task].classes),
-        honesty=config.honesty,
+        honesty=_honesty(config),
         config=config.model_dump(mode="json"),
         config_hash=config.hash(),
         rounds_planned=config.rounds,
@@ -210,3 +210,15 @@ def _audit(prepared: Prepared, state: ServerState) -> AuditResult | None:
         return None
     layout, noise = table_layout(prepared.config, "audit"), released_noise(prepared, "audit")
     return audit(layout, state.released["audit"], noise_std=noise, config=prepared.config.audit)
+
+
+def _honesty(config: Config) -> str:
+    """Which parts of the data are real, and what this run took away."""
+    said = [config.honesty]
+    if config.data.missing:
+        said.append(f"{config.data.missing:.0%} of the records' modalities were taken away at random (simulated).")
+    if config.data.held_out:
+        said.append(
+            f"Nobody trained on the recordings of {', '.join(config.data.held_out)}: the tests are made of them."
+        )
+    return " ".join(said)

