@@ -15,10 +15,11 @@ from client.policy_rules import asked_of, check
 from client.receipts import check_receipt
 from client.self_check import certify, self_check
 from client.site import RUN_NAME, Site
-from client.stages import alone, sync_folder, write_durably
+from client.stages import alone, write_durably
 from common.compose import ConfigError, validate
 from common.config import Config
 from common.data.schema import merge_schemas
+from common.files import sync_folder
 from common.messages import Enrol
 from common.models.model import summed_in_training
 from common.privacy.lattice import MOST_CELLS

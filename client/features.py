@@ -29,8 +29,8 @@ from client.stages import alone, write_durably
 from common.blocks import is_named, module_key
 from common.config import Config
 from common.data.batch import Batch, parts_of, take
+from common.files import write_whole
 from common.models.model import build_model
-from common.receipts import write_whole
 from common.releases import schema_of
 from common.secagg.errors import ProtocolError
 from common.secagg.keys import KEY_BYTES, seal, unseal

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.ledger_schema import Entry, LedgerBroken
-from common.receipts import Receipt, write_whole
+from common.files import write_whole
+from common.receipts import Receipt
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 
 from client.policy import Refused
+from common.files import drafted, sync_folder
 
 _DIGEST_BYTES = 32
 _SYNC_DATA = getattr(os, "fdatasync", os.fsync)  # enough where a file keeps its length, and no turn of the journal
@@ -77,7 +77,7 @@ class Stages:
     def keep(self, name: str, secret: bytes) -> None:
         """Keep a secret of this round until `erase`; inside `once`, whose entry makes the file last with its own."""
         path = self._path(name, "secret")
-        with _draft(path, secret) as draft:
+        with drafted(path, secret) as draft:
             draft.replace(path)
 
     def kept(self, name: str) -> bytes:
@@ -144,30 +144,6 @@ def write_durably(path: Path, body: bytes) -> None:
     Raises:
         FileExistsError: the file is there already.
     """
-    with _draft(path, body) as draft:
+    with drafted(path, body) as draft:
         os.link(draft, path)  # fails where the name is taken, as O_EXCL does, but never shows half a file
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a crash."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _draft(path: Path, body: bytes) -> Iterator[Path]:
-    """A durable file beside `path`, which is gone afterwards unless it was given the name itself."""
-    draft = path.with_name(f".{path.name}.{token_hex(8)}.draft")  # a process number is not unique across containers
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        yield draft
-    finally:
-        draft.unlink(missing_ok=True)

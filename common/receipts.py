@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from secrets import token_hex
 
+from common.files import write_whole
 from common.secagg.identity import verify
 from common.secagg.roster import Roster
 
@@ -111,25 +111,6 @@ def own_receipts(bodies: Sequence[bytes], *, site: str, public_key: bytes) -> tu
             if receipt.public_key == public_key.hex() and receipt.site == site:
                 found.append(receipt)
     return tuple(found)
-
-
-def write_whole(path: Path, body: bytes) -> None:
-    """Replace a file durably, whole or not at all; its owner alone may read it."""
-    draft = path.with_name(f".{path.name}.{token_hex(8)}.draft")
-    try:
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _signed(site: str, entries: int, head: str, public_key: str) -> bytes:

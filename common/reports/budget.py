@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
+from common.files import PUBLIC, write_whole
 from common.reports import sentences
-from common.reports.files import write_whole
 from common.reports.grid import bars, budget_bar
 from common.reports.limits import not_covered, recompute
 from common.reports.plots import spend_picture
@@ -38,8 +38,8 @@ def write_budget_page(record: RunRecord, site: SiteRecord, folder: Path) -> tupl
         by_modality=bars(list(ledger.by_modality.items()), ledger.lifetime_epsilon) if ledger else "",
     )
     name = file_name(site.name)
-    html = write_whole(folder / f"{name}.html", page)
-    return html, write_whole(folder / f"{name}.json", _json(record, site))
+    html = write_whole(folder / f"{name}.html", page, mode=PUBLIC)
+    return html, write_whole(folder / f"{name}.json", _json(record, site), mode=PUBLIC)
 
 
 def verify_command(ledger: LedgerRecord) -> str:

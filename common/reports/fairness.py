@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic_core import to_json
 
 from common.fairness.result import AuditResult
+from common.files import PUBLIC, write_whole
 from common.reports import plots
-from common.reports.files import write_whole
 from common.reports.numbers import plain
 from common.reports.record import RunRecord
 from common.reports.render import METRIC_NAMES, render
@@ -32,9 +32,11 @@ def write_fairness_page(record: RunRecord, audit: AuditResult, folder: Path) -> 
         charge=_charge(record),
         bins=f"one of {audit.bins} bins",
     )
-    html = write_whole(folder / "fairness.html", page)
+    html = write_whole(folder / "fairness.html", page, mode=PUBLIC)
     content = {"run": record.run, "warnings": red_boxes(record), "charge": _charge(record), "audit": audit}
-    return html, write_whole(folder / "fairness.json", to_json(content, indent=1, inf_nan_mode="null").decode() + "\n")
+    return html, write_whole(
+        folder / "fairness.json", to_json(content, indent=1, inf_nan_mode="null").decode() + "\n", mode=PUBLIC
+    )
 
 
 def _charge(record: RunRecord) -> str:

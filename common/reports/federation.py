@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
+from common.files import PUBLIC, write_whole
 from common.reports import sentences
-from common.reports.files import write_whole
 from common.reports.limits import not_covered, recompute
 from common.reports.record import CohortBudget, RunRecord
 from common.reports.render import render
@@ -46,8 +46,10 @@ def write_privacy_page(record: RunRecord, folder: Path) -> tuple[Path, Path]:
         not_covered=content["not_covered"],
         recompute=content["recompute"],
     )
-    html = write_whole(folder / "privacy.html", page)
-    return html, write_whole(folder / "privacy.json", to_json(content, indent=1, inf_nan_mode="null").decode() + "\n")
+    html = write_whole(folder / "privacy.html", page, mode=PUBLIC)
+    return html, write_whole(
+        folder / "privacy.json", to_json(content, indent=1, inf_nan_mode="null").decode() + "\n", mode=PUBLIC
+    )
 
 
 def planned(record: RunRecord) -> tuple[CohortBudget, ...]:

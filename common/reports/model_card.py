@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from common.files import PUBLIC, write_whole
 from common.reports import sentences
-from common.reports.files import write_whole
 from common.reports.limits import not_covered
 from common.reports.record import RunRecord
 from common.reports.render import render
@@ -27,7 +27,7 @@ def write_model_card(record: RunRecord, path: Path) -> Path:
         not_covered=not_covered(record),
     )
     front = yaml.safe_dump(_front(record), sort_keys=False, allow_unicode=True)
-    return write_whole(path, f"---\n{front}---\n\n{body}")
+    return write_whole(path, f"---\n{front}---\n\n{body}", mode=PUBLIC)
 
 
 def _front(record: RunRecord) -> dict[str, object]:

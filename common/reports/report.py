@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from common.files import PUBLIC, write_whole
 from common.reports import plots, sentences
-from common.reports.files import write_whole
 from common.reports.grid import budget_bar, participation
 from common.reports.limits import not_covered
 from common.reports.record import RunRecord
@@ -38,7 +38,7 @@ def write_run_report(record: RunRecord, path: Path) -> Path:
         not_covered=not_covered(record),
         config=_config(record),
     )
-    return write_whole(path, text)
+    return write_whole(path, text, mode=PUBLIC)
 
 
 def is_ranked(record: RunRecord) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.files import PUBLIC, write_whole
 from common.reports.budget import write_budget_page
 from common.reports.fairness import write_fairness_page
 from common.reports.federation import write_privacy_page
-from common.reports.files import write_whole
 from common.reports.model_card import write_model_card
 from common.reports.record import RunRecord
 from common.reports.report import write_run_report
@@ -23,7 +23,7 @@ def write_all(run_folder: Path, record: RunRecord) -> tuple[Path, ...]:
     Returns:
         the files written, the report's page second.
     """
-    written = [write_whole(run_folder / "metrics.json", record.to_json())]
+    written = [write_whole(run_folder / "metrics.json", record.to_json(), mode=PUBLIC)]
     written.append(write_run_report(record, run_folder / "report.html"))
     written += write_privacy_page(record, run_folder)
     for site in record.sites:

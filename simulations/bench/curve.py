@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.reports.files import write_whole
+from common.files import PUBLIC, write_whole
 from common.reports.record import RunRecord
 from simulations.bench.runs import Spread, records, spread
 
@@ -45,8 +45,8 @@ def measure(experiment: str, epsilons: Sequence[float]) -> Iterator[Point]:
 def write_curve(points: list[Point], experiment: str, folder: Path) -> tuple[Path, Path]:
     """Write the points as JSON and the picture as SVG."""
     body = json.dumps([asdict(point) for point in points], indent=1) + "\n"
-    data = write_whole(folder / f"{experiment}-curve.json", body)
-    return data, write_whole(folder / f"{experiment}-curve.svg", _picture(points, experiment))
+    data = write_whole(folder / f"{experiment}-curve.json", body, mode=PUBLIC)
+    return data, write_whole(folder / f"{experiment}-curve.svg", _picture(points, experiment), mode=PUBLIC)
 
 
 def _point(epsilon: float | None, normalisation: str, found: list[RunRecord]) -> Point:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import pytest
 from sqlalchemy import create_engine
@@ -24,6 +22,7 @@ from client.policy import read_policy
 from common.secagg.identity import Identity
 from simulations.run import run
 from tests.federation_run import REPEATABLE, prepare_toy, silent
+from tests.killed import dies_at
 from tests.ledger_bench import charges_of
 from tests.postgresql import Server, postgresql
 
@@ -113,6 +112,7 @@ RACER = """
 import sys
 from client.ledger_account import BudgetRefused
 from tests.end_to_end.test_ledger_postgresql import opened
+from tests.killed import dies_at
 from tests.ledger_bench import charges_of
 name, url = sys.argv[1:]
 with opened(url) as ledger:
@@ -147,27 +147,15 @@ def test_processes_that_race_never_spend_more_than_there_is(url: str) -> None:
     assert summary.spent <= 20.0
 
 
-def dies_at(url: str, number: int) -> bool:
-    """Reserve in a process that is killed at the n-th statement or commit; False where it lives to the end."""
-    child = os.fork()
-    if child == 0:
-        left = iter(range(number))
-
-        def watch(frame: FrameType, event: str, _: object) -> None:
-            if event == "call" and frame.f_code.co_name in ("do_execute", "do_commit") and next(left, None) is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.setprofile(watch)
-        with opened(url) as ledger:
-            ledger.reserve("run", "hash", charges_of(), TERMS)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+def reserve(url: str) -> None:
+    with opened(url) as ledger:
+        ledger.reserve("run", "hash", charges_of(), TERMS)
 
 
 def test_a_writer_killed_at_any_statement_leaves_all_or_nothing(url: str) -> None:
     opened(url).close()
     for number in range(100):
-        if not dies_at(url, number):
+        if not dies_at(partial(reserve, url), number):
             break
         with opened(url) as ledger:
             assert [entry.kind for entry in ledger.entries()] == ["header"]

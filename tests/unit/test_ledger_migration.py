@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sqlite3
-import sys
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -17,6 +14,7 @@ from client.ledger import Ledger
 from client.ledger_schema import LedgerBroken
 from client.ledger_subjects import Terms
 from common.secagg.identity import Identity
+from tests.killed import dies_at
 from tests.ledger_bench import charges_of
 
 IDENTITY = Identity(bytes([7]) * 32)  # the golden ledger's own; it signs nothing else
@@ -102,26 +100,14 @@ def test_a_ledger_of_a_newer_release_is_refused_by_its_number(path: Path) -> Non
         opened(path)
 
 
-def dies_at(path: Path, number: int) -> bool:
-    """Open the ledger in a process that is killed at the n-th statement or commit; False where it lives to the end."""
-    child = os.fork()
-    if child == 0:
-        left = iter(range(number))
-
-        def watch(frame: FrameType, event: str, _: object) -> None:
-            if event == "call" and frame.f_code.co_name in ("do_execute", "do_commit") and next(left, None) is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.setprofile(watch)
-        opened(path).close()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+def migrate(path: Path) -> None:
+    opened(path).close()
 
 
 def test_a_migration_that_is_killed_leaves_the_old_ledger(path: Path) -> None:
     before = rows(path)
     for number in range(100):
-        if not dies_at(path, number):
+        if not dies_at(partial(migrate, path), number):
             break
         assert rows(path) == before
     assert number > 5

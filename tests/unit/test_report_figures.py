@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.reports.files import write_whole
+from common.files import PUBLIC, write_whole
 from common.reports.limits import recompute
 from common.reports.numbers import epsilon, plain, remaining
 from common.reports.record import CohortBudget, RunRecord
@@ -86,14 +86,14 @@ def test_the_recipe_on_the_budget_page_gives_the_figure_beside_it(capsys: pytest
 def test_a_page_that_cannot_be_written_leaves_the_old_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = write_whole(tmp_path / "page.html", "old")
+    page = write_whole(tmp_path / "page.html", "old", mode=PUBLIC)
 
     def full(_: int) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space left"):
-        write_whole(page, "new")
+        write_whole(page, "new", mode=PUBLIC)
     assert page.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
