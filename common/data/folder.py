@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from pydantic_core import ErrorDetails
 from common.data.cells import label_column, level_column, tabular_readings
 from common.data.error import DataError, wrong
 from common.data.manifest import Manifest, inside, read_manifest
-from common.data.modalities import ModalitySpec
+from common.data.modalities import TabularSpec
 from common.data.readings import KINDS, Readings
+from common.data.records import Decode, decode_here, record_readings
 from common.data.schema import FolderSpec
 
 __all__ = ["DataError", "SiteData", "read_site", "read_spec"]
@@ -24,7 +25,6 @@ __all__ = ["DataError", "SiteData", "read_site", "read_spec"]
 SPLITS = ("train", "valid", "test")
 _TRAIN_SHARE = 0.7
 _OPTION = 2  # where an option of a modality stands in a key
-READERS: dict[str, Callable[[Manifest, ModalitySpec], Readings]] = {"tabular": tabular_readings}
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,14 @@ def _key_of(error: ErrorDetails) -> str:
     return ".".join(parts) or "the file"
 
 
-def read_site(folder: Path, *, split_seed: int) -> SiteData:
+def read_site(folder: Path, *, split_seed: int, decode: Decode = decode_here, identified: bool = False) -> SiteData:
     """Read a whole site folder.
+
+    Args:
+        folder: the site folder.
+        split_seed: puts subjects into cohorts where no column does.
+        decode: how files become numbers: here, in worker processes, or from a cache.
+        identified: whether an image file may still name its patient.
 
     Guarantees:
         all or nothing: whatever is wrong, one DataError and no records.
@@ -119,11 +125,16 @@ def read_site(folder: Path, *, split_seed: int) -> SiteData:
     spec = read_spec(folder)
     manifest = read_manifest(folder)
     _check_columns(manifest, spec)
-    readings = {name: READERS[entry.kind](manifest, entry) for name, entry in spec.modalities.items()}
     labels = {name: label_column(manifest, task) for name, task in spec.tasks.items()}
     attributes = {name: level_column(manifest, attribute) for name, attribute in spec.attributes.items()}
     names = _subject_names(manifest, spec.subject)
     split = _split_of(manifest, spec, names, split_seed)
+    readings = {  # last, as files take longest: what is wrong in the table is said at once
+        name: tabular_readings(manifest, entry)
+        if isinstance(entry, TabularSpec)
+        else record_readings(manifest, entry, decode, identified=identified)
+        for name, entry in spec.modalities.items()
+    }
     kept = np.any([found.lengths > 0 for found in readings.values()], axis=0)
     subjects, row_subject = np.unique(names[kept], return_inverse=True)
     return SiteData(

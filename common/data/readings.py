@@ -11,7 +11,8 @@ from common.data.modalities import AudioSpec, ImageSpec, ModalitySpec, SignalSpe
 
 PADDING, BEGIN, END, MASKED = range(4)
 """Tokens of a text that stand for no byte."""
-NUM_TOKENS = 4 + 256
+FIRST_BYTE = 4
+NUM_TOKENS = FIRST_BYTE + 256
 """Texts are read byte by byte (UTF-8): a vocabulary that is public, and the same at every site."""
 
 

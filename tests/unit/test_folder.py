@@ -55,7 +55,7 @@ def test_a_folder_is_read_as_it_is(tmp_path: Path) -> None:
     nan = np.nan
     expected = [[1.5, nan, 1, 0], [nan, 2, 0, 1], [nan, nan, nan, nan], [0, 0, 1, 0]]
     np.testing.assert_array_equal(site.readings["labs"].values, expected)
-    np.testing.assert_array_equal(site.readings["ecg"], [[60], [nan], [80], [70]])
+    np.testing.assert_array_equal(site.readings["ecg"].values, [[60], [nan], [80], [70]])
     np.testing.assert_array_equal(site.labels["sick"], [1, 0, 0, -1])
     np.testing.assert_array_equal(site.attributes["sex"], [0, 1, 0, -1])
     np.testing.assert_array_equal(site.attributes["age"], [0, 1, -1, 2])

@@ -1,0 +1,1 @@
+"""From one cell of a manifest to one record's numbers."""
