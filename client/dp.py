@@ -25,7 +25,7 @@ from common.bookkeeping.rows import RowIndex
 from common.bookkeeping.rules import refuse_uncovered
 from common.data.batch import NOBODY, Batch, parts_of, take
 from common.models.loss import per_example_loss
-from common.privacy.opacus_parts import load_opacus_package
+from common.privacy.opacus_parts import load_convolution_rule, load_opacus_package
 
 # Layers whose rule in Opacus is exact for any shape that we call them with. Anything else falls back to functorch,
 # which drops keyword arguments and takes whole sub-trees: we refuse instead.
@@ -170,6 +170,8 @@ def _hooks(model: nn.Module) -> Iterator[None]:
         trainable = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
         if trainable and type(module) not in _COVERED_BY_OPACUS:
             raise ValueError(f"{name or 'the model'} ({type(module).__name__}): Opacus has no exact per-row gradient")
+    if any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in model.modules()):
+        load_convolution_rule()
     load_opacus_package()
     from opacus.grad_sample.grad_sample_module import GradSampleHooks  # noqa: PLC0415  (only where DP trains)
 

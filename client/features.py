@@ -28,7 +28,7 @@ from client.site import Site
 from client.stages import alone, write_durably
 from common.blocks import is_named, module_key
 from common.config import Config
-from common.data.batch import Batch, parts_of, take
+from common.data.batch import Batch, nobodys_row, parts_of, take
 from common.files import write_whole
 from common.models.model import build_model
 from common.releases import schema_of
@@ -129,9 +129,8 @@ def _features(shelf: Shelf, encoder: nn.Module, batch: Batch, at_once: int) -> T
 def encode(encoder: nn.Module, batch: Batch, modality: str, at_once: int) -> Tensor:
     """Run an encoder over all rows in parts of one shape: float32 [row, token, width]."""
     with torch.no_grad():  # the model will train on what comes of it
-        if not len(batch):
-            return torch.as_tensor(encoder(batch.values[modality], batch.mask[modality])[0])
-        found = [encoder(part.values[modality], part.mask[modality])[0] for part in parts_of(batch, at_once)]
+        parts = parts_of(batch, at_once) if len(batch) else [nobodys_row(batch)]
+        found = [encoder(part.values[modality], part.mask[modality])[0] for part in parts]
         return torch.cat(found)[: len(batch)].clone()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TypeGuard
@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from common.config import Config
 from common.data.schema import Schema
+from common.models.encoders.options import EncoderOptions
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -55,6 +56,8 @@ def validate(text: str) -> Config:
         raise ConfigError(_sentence(error)) from error
     if config.federation.personal and config.data_schema is not None:
         _check_personal(config, config.data_schema)
+    if config.model.encoders and config.data_schema is not None:
+        _check_encoders(config.model.encoders, config.data_schema)
     if config.model.frozen and config.data_schema is not None:
         _check_frozen(config.model.frozen, tuple(config.data_schema.modalities))
     return config
@@ -69,6 +72,18 @@ def _check_personal(config: Config, schema: Schema) -> None:
     for entry in config.federation.personal:
         if not any(is_personal(block, (entry,)) for block in blocks):
             raise ConfigError(f"federation.personal: the blocks are {', '.join(blocks)}, got {entry!r}")
+
+
+def _check_encoders(encoders: Mapping[str, EncoderOptions], schema: Schema) -> None:
+    from common.models.encoders.table import refuse_misfit  # noqa: PLC0415  (torch)
+
+    for name, options in encoders.items():
+        if name not in schema.modalities:
+            raise ConfigError(f"model.encoders: the modalities are {', '.join(schema.modalities)}, got {name!r}")
+        try:
+            refuse_misfit(name, schema.modalities[name], options)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def _check_frozen(frozen: tuple[str, ...], modalities: tuple[str, ...]) -> None:

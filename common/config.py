@@ -5,18 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from common.data.schema import Schema
+from common.data.schema import PlainName, Schema
+from common.models.encoders.options import EncoderOptions
+from common.section import Section
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, strict about names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class SyntheticConfig(Section):
@@ -72,6 +68,9 @@ class ModelConfig(Section):
     layers: int = Field(1, ge=1, le=48, description="Layers of the fusion transformer.")
     heads: int = Field(2, ge=1, le=64, description="Attention heads; must divide width.")
     feedforward: int = Field(32, ge=2, description="Width of the feed-forward layer of a block.")
+    encoders: dict[PlainName, EncoderOptions] = Field(
+        {}, description="By modality, its encoder's kind and size; others get the default of their kind."
+    )
     frozen: tuple[str, ...] = Field(
         (),
         description="Encoder blocks (names, or `encoder` for all) that are not trained: they run once a record, and"
@@ -242,6 +241,8 @@ class Config(Section):
             raise ValueError("data=folders needs data.root=DIR, the directory that holds one folder per site")
         if self.model.frozen and self.model.kind != "transformer":
             raise ValueError(f"model.frozen needs model=transformer, which has encoders, got {self.model.kind}")
+        if self.model.encoders and self.model.kind != "transformer":
+            raise ValueError(f"model.encoders needs model=transformer, which has encoders, got {self.model.kind}")
         if self.privacy.kind == "distributed":
             self._check_distributed()
         return self

@@ -130,6 +130,11 @@ def parts_of(batch: Batch, rows: int) -> Iterator[Batch]:
         yield _filled(part, rows - len(part)) if len(part) < rows else part
 
 
+def nobodys_row(batch: Batch) -> Batch:
+    """A batch of one row that lacks everything, shaped like the rows of this batch."""
+    return _filled(take(batch, torch.arange(0)), 1)
+
+
 def _filled(batch: Batch, number: int) -> Batch:
     def with_rows(tensors: dict[str, Tensor], value: float) -> dict[str, Tensor]:
         return {name: torch.cat([tensor, _rows(tensor, number, value)]) for name, tensor in tensors.items()}

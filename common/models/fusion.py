@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from common.config import FusionConfig, ModelConfig
+from common.models.attention import Block, allowed
 
 _LATENT = -1
 
@@ -126,46 +126,6 @@ class Fusion(nn.Module):
             return together[:, -self.num_latents :].mean(dim=1)
         lengths = [part.shape[1] for part in parts]
         return mean_of_modalities(torch.split(together, lengths, dim=1), seen)
-
-
-class Block(nn.Module):
-    """One pre-norm transformer layer; attention is plain linear maps, so that per-example gradients are exact."""
-
-    def __init__(self, model: ModelConfig) -> None:
-        """Build one layer."""
-        super().__init__()
-        self._heads = model.heads
-        self.before_attention = nn.LayerNorm(model.width)
-        self.query = nn.Linear(model.width, model.width)
-        self.key = nn.Linear(model.width, model.width, bias=False)  # a key's bias cancels in the softmax
-        self.value = nn.Linear(model.width, model.width)
-        self.out = nn.Linear(model.width, model.width)
-        self.before_feedforward = nn.LayerNorm(model.width)
-        self.widen = nn.Linear(model.width, model.feedforward)
-        self.narrow = nn.Linear(model.feedforward, model.width)
-
-    def forward(self, tokens: Tensor, may_read: Tensor) -> Tensor:
-        """Let tokens [batch, token, width] read each other where bool [batch, token, token] says so."""
-        normed = self.before_attention(tokens)
-        query, key, value = (self._split(part(normed)) for part in (self.query, self.key, self.value))
-        read = functional.scaled_dot_product_attention(query, key, value, attn_mask=may_read.unsqueeze(1))
-        tokens = tokens + self.out(read.transpose(1, 2).reshape(tokens.shape))
-        wide = functional.gelu(self.widen(self.before_feedforward(tokens)))
-        return torch.add(tokens, self.narrow(wide))
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        batch, length, width = tokens.shape
-        return tokens.view(batch, length, self._heads, width // self._heads).transpose(1, 2)
-
-
-def allowed(policy: np.ndarray, key_mask: Tensor) -> Tensor:
-    """Join policy [token, token] and key mask [batch, token]: bool [batch, token, token].
-
-    Guarantees:
-        never empty: every token reads itself, so that no softmax runs over nothing (which would be NaN).
-    """
-    itself = torch.eye(len(policy), dtype=torch.bool, device=key_mask.device)
-    return (torch.from_numpy(policy).to(key_mask.device) & key_mask.unsqueeze(1)) | itself
 
 
 def pooled(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -77,6 +77,12 @@ def _uniform(parameter: Tensor, generator: torch.Generator) -> None:
     nn.init.uniform_(parameter, -limit, limit, generator=generator)
 
 
+def _as_wide(parameter: Tensor, generator: torch.Generator) -> None:
+    """What comes out varies as much as what went in: no norm stands between the convolutions to make up for it."""
+    limit = math.sqrt(3.0 / parameter[0].numel())
+    nn.init.uniform_(parameter, -limit, limit, generator=generator)
+
+
 def _small(parameter: Tensor, generator: torch.Generator) -> None:
     nn.init.normal_(parameter, std=1.0 / math.sqrt(parameter.shape[1]), generator=generator)
 
@@ -95,4 +101,10 @@ FIRST_WEIGHTS: dict[tuple[type[nn.Module], str], Callable[[Tensor, torch.Generat
     (nn.Embedding, "weight"): _small,
     (nn.LayerNorm, "weight"): _ones,
     (nn.LayerNorm, "bias"): _zeros,
+    (nn.GroupNorm, "weight"): _ones,
+    (nn.GroupNorm, "bias"): _zeros,
+    (nn.Conv1d, "weight"): _as_wide,
+    (nn.Conv1d, "bias"): _zeros,
+    (nn.Conv2d, "weight"): _as_wide,
+    (nn.Conv2d, "bias"): _zeros,
 }

@@ -11,10 +11,11 @@ from common.blocks import module_key
 from common.config import Config
 from common.data.batch import Batch
 from common.data.schema import Schema
-from common.models.encoders import ENCODERS, Encoder, time_code
+from common.models.encoders.table import Encoder, build_encoder
 from common.models.fusion import Fusion, pooled
 from common.models.heads import ClassificationHead
 from common.models.outputs import Outputs
+from common.models.positions import time_code
 
 
 class TransformerModel(nn.Module):
@@ -31,7 +32,10 @@ class TransformerModel(nn.Module):
         super().__init__()
         task, width = schema.tasks[config.objective.task], config.model.width
         modalities = schema.modalities.items()
-        self.encoders = nn.ModuleDict({module_key(name): ENCODERS[spec.kind](spec, width) for name, spec in modalities})
+        options = config.model.encoders
+        self.encoders = nn.ModuleDict(
+            {module_key(name): build_encoder(name, spec, options.get(name), width) for name, spec in modalities}
+        )
         self.fusion = Fusion(config.fusion, config.model, tuple(schema.modalities))
         self.heads = nn.ModuleDict({module_key(config.objective.task): ClassificationHead(task, width)})
         with_auxiliary = tuple(schema.modalities) if config.objective.auxiliary_weight > 0 else ()

@@ -37,6 +37,11 @@ def load_opacus_package() -> None:
             setattr(sys.modules[parent], child, package)
 
 
+def load_convolution_rule() -> None:
+    """Import what Opacus' rule for convolutions asks torch for by name, without importing it; it costs a second."""
+    import torch.distributed.fsdp  # noqa: F401, PLC0415
+
+
 def load_prv_accountant() -> type[PRVAccountant]:
     """Import Opacus' PRV accountant without its optimizers.
 

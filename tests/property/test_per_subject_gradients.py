@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from client.dp import Clipping
+from client.dp import Clipping, Engine
 from common.data.batch import Batch, hide
-from common.models.encoders import ENCODERS
-from tests.example_models import EVERY_RECIPE, SCHEMA, Recipe, model_of, ragged_batch
-from tests.reference_gradients import clipped_vector, one_subject, without
+from common.models.fusion import POLICIES
+from tests.encoder_models import ENCODER_CASES, built, mixed_batch
+from tests.example_models import EVERY_RECIPE, TASK, Recipe, model_of, ragged_batch
+from tests.reference_gradients import clipped_vector, gradients_of_rows, largest_error, one_subject, rows_alone, without
 
 PARITY = 1e-5
+ENGINES: tuple[Engine, ...] = ("bookkeeping", "opacus")
 _ROUNDING = 1e-5
 
 rows_per_subject = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple)
@@ -124,5 +126,18 @@ def test_clipping_rows_instead_of_subjects_would_be_caught() -> None:
     assert _largest_shift(model, batch, clipping) <= 1 + _ROUNDING
 
 
-def test_every_modality_kind_has_an_encoder_here() -> None:
-    assert set(ENCODERS) == {spec.kind for spec in SCHEMA.modalities.values()}
+@pytest.mark.parametrize("task", [TASK, "grade"])
+@pytest.mark.parametrize("fusion", POLICIES)
+@pytest.mark.parametrize("encoder", ENCODER_CASES)
+def test_every_encoder_policy_and_head_gives_each_row_its_own_gradient(encoder: str, fusion: str, task: str) -> None:
+    case = built(encoder, Recipe(fusion=fusion, task=task))
+    batch = mixed_batch(case.schema, (3, 1, 2, 1))
+    assert 0 < batch.mask["case"].any(dim=1).sum() < len(batch), "some rows must lack the modality"
+    alone = rows_alone(case.model, batch, Clipping(task, 0.3, 1.0))
+    for engine in ENGINES:
+        found = gradients_of_rows(case.model, batch, Clipping(task, 0.3, 1.0, engine=engine))
+        assert largest_error(found, alone) < PARITY, engine
+    clipping = _clip_in_the_middle(case.model, batch, Recipe(task=task))
+    single = torch.stack([one_subject(case.model, batch, s, clipping) for s in _subjects(batch)])
+    error = clipped_vector(case.model, batch, clipping) - single.sum(dim=0)
+    assert error.norm() < PARITY * single.norm(dim=1).sum()

@@ -8,8 +8,9 @@ import torch
 
 from common.config import FusionConfig, ModelConfig
 from common.data.batch import Batch, hide
-from common.models.encoders import time_code
-from common.models.fusion import POLICIES, Fusion, Segments, allowed, pooled
+from common.models.attention import allowed
+from common.models.fusion import POLICIES, Fusion, Segments, pooled
+from common.models.positions import time_code
 from tests.example_models import Recipe, model_of, ragged_batch
 
 # Two tokens of modality 0, one of modality 1, one of modality 2, one latent; modality 1 is the query.

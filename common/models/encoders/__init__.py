@@ -1,0 +1,1 @@
+"""Encoders: from one modality's values to tokens of the common width."""
