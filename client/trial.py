@@ -21,7 +21,7 @@ from client.step_audit import fresh, nobody, own_step, plan_of
 from client.train import LocalTraining, draw_sample, train_round
 from common.blocks import blocks_of, flatten, load
 from common.config import Config
-from common.data.batch import Batch, take
+from common.data.batch import Batch, masked, take
 from common.models.loss import per_example_loss
 from common.models.model import build_model
 from common.privacy.lattice import share_std
@@ -85,7 +85,7 @@ def trial_of(config: Config, training: LocalTraining, honest: int) -> Trial:
     whole, some = (synthetic_batch(config, len(subjects), presence=presence) for presence in (1.0, 1 / 2))
     special = torch.isin(subjects, torch.tensor((_TWO_RECORDS, _HUGE, _ORDINARY))).unsqueeze(1)
     mask = {name: seen | special for name, seen in some.mask.items()}
-    values = {name: value * mask[name].unsqueeze(-1) for name, value in whole.values.items()}
+    values = {name: masked(value, mask[name]) for name, value in whole.values.items()}
     rows = replace(whole, values=values, mask=mask, subjects=subjects)
     rows = take(rows, torch.tensor(_RECORD_OF_ROW))
     calm = replace(training, steps=1, plan=plan, modality_dropout=0.0)
@@ -123,7 +123,7 @@ def one_at_a_time(trial: Trial, number: torch.dtype) -> Tensor:
     found = []
     for subject in torch.unique(trial.rows.subjects):
         own = take(trial.rows, trial.rows.subjects == subject)
-        values, seconds = ({key: one.to(number) for key, one in part.items()} for part in (own.values, own.seconds))
+        values, seconds = ({key: _as(one, number) for key, one in part.items()} for part in (own.values, own.seconds))
         own = replace(own, values=values, seconds=seconds)
         loss = per_example_loss(model(own), own.labels[task], auxiliary_weight=trial.training.auxiliary_weight)
         parts = torch.autograd.grad(loss.mean(), wanted, allow_unused=True, materialize_grads=True)
@@ -149,6 +149,8 @@ def check_bounded(trial: Trial) -> None:
 
 def check_not_finite(trial: Trial) -> None:
     """A subject whose gradient is no number adds nothing, and changes nobody else's part."""
+    if not any(value.is_floating_point() for value in trial.rows.values.values()):
+        return  # tokens are whole numbers, and always finite
     clip_norm = trial.plan.clip_norm
     without = trial.contribution(take(trial.rows, trial.rows.subjects != _ORDINARY), clip_norm=clip_norm)
     for bad in (float("nan"), float("inf")):
@@ -266,10 +268,15 @@ def _sizes(model: nn.Module) -> list[int]:
 
 
 def _with_values(rows: Batch, subject: int, factor: float) -> Batch:
-    """The same rows, with a subject's present values multiplied."""
+    """The same rows, with a subject's present values multiplied; tokens stay."""
     own = rows.subjects == subject
     values = {
-        name: torch.where((own.unsqueeze(1) & rows.mask[name]).unsqueeze(-1), value * factor, value)
+        name: torch.where(masked(torch.ones_like(value), own.unsqueeze(1) & rows.mask[name]) > 0, value * factor, value)
         for name, value in rows.values.items()
+        if value.is_floating_point()
     }
-    return replace(rows, values=values)
+    return replace(rows, values={**rows.values, **values})
+
+
+def _as(values: Tensor, number: torch.dtype) -> Tensor:
+    return values.to(number) if values.is_floating_point() else values
