@@ -44,6 +44,7 @@ class DataConfig(Section):
     held_out: tuple[str, ...] = Field(
         (), description="People whose recordings nobody trains on; the other sites test on them (watch, digits)."
     )
+    modalities: tuple[str, ...] = Field((), description="Only these modalities of the folders; empty: all of them.")
     missing: float = Field(
         0.0, ge=0, lt=1, description="Chance to take a record's modality away where folders are written: simulated."
     )

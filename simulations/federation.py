@@ -99,6 +99,7 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
         schema = merge_schemas(specs)
     except ValueError as error:
         raise ConfigError(f"the site folders in {folders[0].parent}: {error}") from error
+    schema = _chosen(schema, config.data.modalities)
     root = Path(config.site.state) if config.site.state else run_folder / "sites"
     sites = tuple(
         Site(name=spec.name, folder=folder.resolve(), state=(root / spec.name).resolve())
@@ -112,6 +113,15 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
         place.write_bytes(roster.to_bytes())
     keep_newest(server_folder / RECEIPTS, _bodies(root / RECEIPTS), roster)
     return Federation(sites, schema)
+
+
+def _chosen(schema: Schema, modalities: tuple[str, ...]) -> Schema:
+    """The schema with these modalities alone; none named: all."""
+    for name in modalities:
+        if name not in schema.modalities:
+            raise ConfigError(f"data.modalities: the site folders have {sorted(schema.modalities)}, got {name!r}")
+    chosen = {name: spec for name, spec in schema.modalities.items() if not modalities or name in modalities}
+    return schema.model_copy(update={"modalities": chosen})
 
 
 def keep_receipts(sites: tuple[Site, ...], given: Path) -> None:
