@@ -39,9 +39,13 @@ class Shrinking(nn.Module):
             nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(sizes)
         )
         self.stages = nn.ModuleList(Residual(size, dimensions=2) for size in sizes[1:])
+        self.norm = nn.GroupNorm(NUM_GROUPS, self.channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Bring [batch, channel, height, width] to `channels` and 2^-stages of the sides."""
+        """Bring [batch, channel, height, width] to `channels` and 2^-stages of the sides.
+
+        What comes out is bent once more: the mean over places of a linear map would forget where anything was.
+        """
         for halve, stage in zip(self.halve, self.stages, strict=True):
             image = stage(halve(image))
-        return image
+        return functional.gelu(self.norm(image))
