@@ -12,6 +12,7 @@ import numpy as np
 from common.data.modalities import ModalitySpec, SignalSpec
 from common.data.readers.cell import Cell
 from common.data.readers.rates import HIGHEST_RATE, LOWEST_RATE, bridged, filtered, resampled, samples_needed
+from common.data.readers.recordings import places_of, read_edf, read_wfdb
 
 _LARGEST_TABLE = 1 << 28  # bytes
 _GAP = {"", "nan", "na"}
@@ -52,19 +53,6 @@ def _brought(samples: np.ndarray, rate: float, spec: SignalSpec) -> np.ndarray:
         return np.full(max(1, round(len(samples) * spec.sample_rate / rate)), np.nan)
     at_rate = resampled(bridged(samples), rate, spec.sample_rate)
     return at_rate if spec.band is None else filtered(at_rate, spec.sample_rate, spec.band)
-
-
-def places_of(cell: Cell, names: Sequence[str], spec: SignalSpec) -> list[int]:
-    """Find the modality's channels among a file's.
-
-    Raises:
-        DataError: a channel is not there, or is there twice.
-    """
-    for channel in spec.channels:
-        if list(names).count(channel) != 1:
-            number = "no" if channel not in names else "more than one"
-            raise cell.wrong(f"{number} channel {channel!r} among {', '.join(names)}: correct the file or dataset.yaml")
-    return [list(names).index(channel) for channel in spec.channels]
 
 
 def _read_table(cell: Cell, path: Path, spec: SignalSpec) -> list[tuple[np.ndarray, float]]:
@@ -113,4 +101,7 @@ def _read_array(cell: Cell, path: Path, spec: SignalSpec) -> list[tuple[np.ndarr
 FILES: dict[str, Callable[[Cell, Path, SignalSpec], list[tuple[np.ndarray, float]]]] = {
     ".csv": _read_table,
     ".npy": _read_array,
+    ".hea": read_wfdb,
+    ".edf": read_edf,
+    ".bdf": read_edf,
 }
