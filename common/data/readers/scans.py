@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.data.modalities import ImageSpec
-from common.data.readers.cell import MOST_PIXELS, Cell
+from common.data.readers.cell import LARGEST_VALUE, MOST_PIXELS, Cell
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -87,9 +87,10 @@ def _windowed(values: np.ndarray, dataset: Dataset, spec: ImageSpec) -> np.ndarr
 
 
 def _numbers(cell: Cell, values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise cell.wrong("a pixel is no finite real number: write the file anew")
-    return values.astype(np.float64)
+    numbers = values.astype(np.float64) if values.dtype.kind in "fiu" else np.full(1, np.nan)
+    if not (np.abs(numbers) <= LARGEST_VALUE).all():
+        raise cell.wrong("a pixel is no finite real number, or huge: write the file anew")
+    return numbers
 
 
 def _between(values: np.ndarray, window: tuple[float, float] | None) -> np.ndarray:

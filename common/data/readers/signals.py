@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.modalities import ModalitySpec, SignalSpec
-from common.data.readers.cell import Cell
+from common.data.readers.cell import LARGEST_VALUE, Cell
 from common.data.readers.rates import HIGHEST_RATE, LOWEST_RATE, bridged, filtered, resampled, samples_needed
 from common.data.readers.recordings import places_of, read_edf, read_wfdb
 
@@ -37,8 +37,8 @@ def read_signal(cell: Cell, spec: ModalitySpec) -> np.ndarray:
             raise cell.wrong(f"channel {name} holds no samples: empty the cell where there is no signal")
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise cell.wrong(f"channel {name} has {rate:g} samples a second: write the file anew")
-        if np.isinf(samples).any():
-            raise cell.wrong(f"channel {name} holds an infinite value: leave it empty (NaN) where nothing was measured")
+        if (np.abs(samples) > LARGEST_VALUE).any():  # NaN is no larger
+            raise cell.wrong(f"channel {name} holds an infinite or huge value: leave it empty (NaN) where nothing was measured")
         channels.append(_brought(samples, rate, spec))
     if all(np.isnan(channel).all() for channel in channels):
         return np.zeros((0, len(channels)), dtype=np.float32)
