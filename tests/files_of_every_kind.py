@@ -80,17 +80,9 @@ def write_array(path: Path) -> Path:
     return path
 
 
-def write_wfdb(path: Path) -> Path:
-    signals, channels = WAVES[:, ::-1], ["b", "a"]
-    wfdb.wrsamp(
-        path.stem,
-        fs=100,
-        units=["mV", "mV"],
-        sig_name=channels,
-        p_signal=signals,
-        fmt=["16", "16"],
-        write_dir=path.parent,
-    )
+def write_wfdb(path: Path, names: tuple[str, str] = ("b", "a")) -> Path:
+    signals, formats = WAVES[:, ::-1], ["16", "16"]
+    wfdb.wrsamp(path.stem, 100, ["mV", "mV"], list(names), p_signal=signals, fmt=formats, write_dir=str(path.parent))
     return path
 
 

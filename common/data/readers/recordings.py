@@ -26,7 +26,7 @@ def read_wfdb(cell: Cell, path: Path, spec: SignalSpec) -> Channels:
     """
     import wfdb  # noqa: PLC0415  (optional)
 
-    for name in signal_files(cell, path):
+    for name in companions(path):
         try:
             inside(cell.manifest.parent, str(path.parent.relative_to(cell.manifest.parent) / name))
         except DataError as error:
@@ -56,17 +56,17 @@ def places_of(cell: Cell, names: Sequence[str], spec: SignalSpec) -> list[int]:
     return [list(names).index(channel) for channel in spec.channels]
 
 
-def signal_files(cell: Cell, path: Path) -> tuple[str, ...]:
-    """Say which files a WFDB header names, each once; reads the header alone.
+def companions(path: Path) -> tuple[str, ...]:
+    """Say which files a WFDB header names beside itself, each once; reads the header alone.
 
     Raises:
-        DataError: it is no header of one segment.
+        ValueError: it is no header of one segment.
     """
     with path.open("rb") as file:
         text = file.read(_LARGEST_HEADER).decode("latin-1")
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines or len(lines[0]) < _LINE_OF_RECORD or "/" in lines[0][0]:
-        raise cell.wrong("no header of a WFDB record in one segment: join its segments, or write EDF")
+        raise ValueError("no header of a WFDB record in one segment: join its segments, or write EDF")
     number = int(lines[0][1].split("/")[0])
     return tuple(dict.fromkeys(line[0] for line in lines[1 : number + 1] if line[0] != "~"))
 

@@ -38,7 +38,7 @@ def read_signal(cell: Cell, spec: ModalitySpec) -> np.ndarray:
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise cell.wrong(f"channel {name} has {rate:g} samples a second: write the file anew")
         if (np.abs(samples) > LARGEST_VALUE).any():  # NaN is no larger
-            raise cell.wrong(f"channel {name} holds an infinite or huge value: leave it empty (NaN) where nothing was measured")
+            raise cell.wrong(f"channel {name} holds an infinite or huge value: write NaN where nothing was measured")
         channels.append(_brought(samples, rate, spec))
     if all(np.isnan(channel).all() for channel in channels):
         return np.zeros((0, len(channels)), dtype=np.float32)
