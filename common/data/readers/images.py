@@ -30,8 +30,8 @@ def read_image(cell: Cell, spec: ModalitySpec) -> np.ndarray:
     """
     if not isinstance(spec, ImageSpec):
         raise TypeError(f"an image was expected, got {spec.kind}")
-    suffix = cell.suffix(FILES)
-    planes = FILES[suffix](cell, cell.path(), spec)
+    path = cell.path()
+    planes = FILES[cell.suffix(FILES)](cell, path, spec)
     if len(planes) != spec.channels:
         planes = np.repeat(planes, spec.channels, axis=0) if len(planes) == 1 else _grey(planes)
     return np.stack([_resized(plane, spec.size) for plane in planes])

@@ -29,8 +29,8 @@ def read_signal(cell: Cell, spec: ModalitySpec) -> np.ndarray:
     """
     if not isinstance(spec, SignalSpec):
         raise TypeError(f"a signal was expected, got {spec.kind}")
-    suffix = cell.suffix(FILES)
-    found = FILES[suffix](cell, cell.path(), spec)
+    path = cell.path()
+    found = FILES[cell.suffix(FILES)](cell, path, spec)
     channels = []
     for name, (samples, rate) in zip(spec.channels, found, strict=True):
         if not len(samples):

@@ -26,8 +26,8 @@ def read_sound(cell: Cell, spec: ModalitySpec) -> np.ndarray:
 
     if not isinstance(spec, AudioSpec):
         raise TypeError(f"a sound was expected, got {spec.kind}")
-    cell.suffix(SUFFIXES)
     path = cell.path()
+    cell.suffix(SUFFIXES)
     _check_length(cell, path)
     with soundfile.SoundFile(path) as file:
         rate, channels = float(file.samplerate), int(file.channels)
