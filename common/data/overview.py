@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 
 from common.data.folder import SPLITS, SiteData
-from common.data.modalities import AudioSpec, ImageSpec, ModalitySpec, SignalSpec, TabularSpec
+from common.data.modalities import AudioSpec, ImageSpec, ModalitySpec, SignalSpec, TabularSpec, TextSpec
 from common.data.readings import Readings, step_shape, steps_per_second
 
 UNKNOWN = "unknown"
@@ -161,8 +162,20 @@ def _about_values(site: SiteData) -> Iterator[str]:
         there = readings.lengths > 0
         if there.sum() < _SMALLEST_SHARE * len(there):
             yield f"modality {name} is in {int(there.sum())} of {len(there)} rows"
+        if not isinstance(spec, TabularSpec | TextSpec):
+            yield from _shared(name, readings.only(there), site.row_subject[there])
         for what, number in _oddities(spec, readings.only(there)):
             yield f"modality {name}: {what}" if number is None else f"modality {name}: {number} records {what}"
+
+
+def _shared(name: str, readings: Readings, subjects: np.ndarray) -> Iterator[str]:
+    """Say how many records two people have in common: privacy is one person's, so it holds for neither's."""
+    owners: dict[bytes, set[int]] = {}
+    keys = [sha256(values.tobytes()).digest() for values in readings.values]
+    for key, subject in zip(keys, subjects, strict=True):
+        owners.setdefault(key, set()).add(int(subject))
+    if number := sum(len(owners[key]) > 1 for key in keys):
+        yield f"modality {name}: {number} records are another subject's too, to the last bit: whose are they?"
 
 
 def _oddities(spec: ModalitySpec, readings: Readings) -> Iterator[tuple[str, int | None]]:

@@ -68,6 +68,18 @@ def test_silence_one_colour_and_zeros_are_said(site: SiteData) -> None:
         assert f"modality {name}: {there} {says}" in overview(with_values(site, name, values)).warnings
 
 
+def test_a_record_that_two_people_share_is_said_and_one_persons_own_copy_is_not(site: SiteData) -> None:
+    xray, there = site.readings["xray"].values, np.flatnonzero(site.readings["xray"].lengths > 0)
+    one = there[0]
+    other = next(row for row in there if site.row_subject[row] != site.row_subject[one])
+    own = next(row for row in there[1:] if site.row_subject[row] == site.row_subject[one])
+    for row, number in ((other, 1), (own, 0)):
+        copied = xray.copy()
+        copied[row] = xray[one]
+        said = [line for line in overview(with_values(site, "xray", copied)).warnings if "another subject's" in line]
+        assert len(said) == number
+
+
 def test_few_people_one_with_many_rows_and_a_rare_class_are_said(site: SiteData) -> None:
     few = overview(site.only(np.arange(60) < 5)).warnings
     assert any(said.startswith("cohort train has") for said in few)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -111,6 +113,31 @@ def test_the_slice_picks_a_frame(tmp_path: Path) -> None:
     for part, frame in ((0.0, 0), (0.5, 2), (1.0, 4)):
         found = read(path, IMAGE.model_copy(update={"slice": part}))
         assert found[0, 5, 5] == round(frame / 4 * 65_535)
+
+
+def test_dicom_is_known_without_its_ending(tmp_path: Path) -> None:
+    with_ending = read(write_dicom(tmp_path / "a.dcm"))
+    np.testing.assert_array_equal(read(write_dicom(tmp_path / "1.2.840.17")), with_ending)
+
+
+def test_a_package_that_is_not_there_is_named_with_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(DataError, match=r"'a\.dcm': reading it needs the package pydicom: pip install"):
+        read(write_dicom(tmp_path / "a.dcm"))
+
+
+def test_a_picture_that_claims_to_be_huge_is_refused_at_once(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(GREY))
+    body = bytearray(path.read_bytes())
+    body[16:24] = (20_000).to_bytes(4, "big") * 2
+    body[29:33] = zlib.crc32(body[12:29]).to_bytes(4, "big")
+    path.write_bytes(body)
+    with pytest.raises(DataError, match=r"row 2, column file: 'a\.png': .*pixels"):
+        read(path)
+    with pytest.raises(DataError, match="more than 67108864"):
+        read(write_dicom(tmp_path / "a.dcm", tags={"Rows": 60_000, "Columns": 60_000}))
 
 
 def test_dicom_in_colours_is_read(tmp_path: Path) -> None:

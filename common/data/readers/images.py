@@ -10,7 +10,7 @@ import numpy as np
 
 from common.data.modalities import ImageSpec, ModalitySpec
 from common.data.readers.cell import MOST_PIXELS, Cell
-from common.data.readers.scans import read_dicom, read_nifti
+from common.data.readers.scans import is_dicom, read_dicom, read_nifti
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,7 @@ def read_image(cell: Cell, spec: ModalitySpec) -> np.ndarray:
     if not isinstance(spec, ImageSpec):
         raise TypeError(f"an image was expected, got {spec.kind}")
     path = cell.path()
-    planes = FILES[cell.suffix(FILES)](cell, path, spec)
+    planes = (read_dicom if is_dicom(path) else FILES[cell.suffix(FILES)])(cell, path, spec)
     if len(planes) != spec.channels:
         planes = np.repeat(planes, spec.channels, axis=0) if len(planes) == 1 else _grey(planes)
     return np.stack([_resized(plane, spec.size) for plane in planes])

@@ -13,6 +13,7 @@ from common.data.readers.cell import LARGEST_VALUE, MOST_PIXELS, Cell
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_PREAMBLE, _MAGIC = 128, b"DICM"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 # What names a person: PS3.15, table E.1-1, as far as it is the patient.
 _IDENTITY = frozenset(
@@ -24,6 +25,12 @@ _IDENTITY = frozenset(
 )
 _MOST_VOXELS = 1 << 29
 _VOLUME, _PLANE = 3, 2
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file says so itself: archives often give their files no ending."""
+    with path.open("rb") as file:
+        return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
 
 
 def read_dicom(cell: Cell, path: Path, spec: ImageSpec) -> np.ndarray:
