@@ -89,7 +89,7 @@ class Work:
 
     def data(self) -> SiteData:
         """The site's records; refused where delta is no longer small against the number of subjects."""
-        data = site_data(self.site.folder, self.agreement.config.data.split_seed)
+        data = site_data(self.site, self.agreement.config.data.split_seed)
         # Against the institution's own delta, not the run's: a server that could choose it would learn the number.
         delta = read_policy(self.site.policy_path).lifetime_delta
         if self.agreement.plan is not None and delta * len(data.subjects) >= 1:

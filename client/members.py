@@ -52,7 +52,7 @@ def terms_of(site: Site, agreement: Agreement, *, leave_out: bool) -> Terms:
     """
     key = load_key_of(site, may_make=True)
     try:
-        data = site_data(site.folder, agreement.config.data.split_seed)
+        data = site_data(site, agreement.config.data.split_seed)
         members = {split: [data.subjects[place] for place in data.subjects_of(split)] for split in SPLITS}
         cohorts = {split: key.cohort(subjects) for split, subjects in members.items()}
     except Exception as error:  # whatever a cell does to its reader: any other answer would tell of it, uncharged

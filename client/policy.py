@@ -136,7 +136,12 @@ class Policy(BaseModel):
     )
 
     encrypt_features: bool = Field(
-        default=False, description="Whether what frozen encoders said of records is encrypted where it is kept."
+        default=False,
+        description="Whether what frozen encoders said of records is encrypted where it is kept; decoded files are then"
+        " not kept at all.",
+    )
+    allow_identified_files: Switch = Field(
+        default=False, description="Whether DICOM and EDF files may still name their patient."
     )
 
     @model_validator(mode="after")

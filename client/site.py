@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from client.decoded import Shelf
+from client.policy import read_policy
+from client.stages import alone
+from common.data.decoding import Decoder
 from common.data.folder import SiteData, read_site, read_spec
+from common.data.manifest import read_manifest
+from common.data.modalities import TabularSpec
+from common.data.records import file_names, with_companions
 from common.data.schema import FolderSpec
 
 SITES_VARIABLE = "FEDMOSAIC_SITES"
@@ -62,6 +70,11 @@ class Site:
         return self.state / "pseudonyms.key"
 
     @property
+    def decoded_path(self) -> Path:
+        """What this site's files were decoded to."""
+        return self.state / "decoded"
+
+    @property
     def features_path(self) -> Path:
         """What frozen encoders said of this site's records."""
         return self.state / "features"
@@ -102,16 +115,59 @@ class Site:
         return tuple(line for line in lines if line["event"] == event)
 
 
+def site_data(site: Site, split_seed: int, decoder: Decoder | None = None) -> SiteData:
+    """Read a site's folder, once for as long as none of its files changes, under the site's own policy.
+
+    Decoded files are kept in the site's state folder, unless the policy says `encrypt_features`: then they are decoded
+    anew by every process.
+
+    Raises:
+        DataError: the first thing that is wrong, with file, row and column.
+        PolicyBroken: the policy cannot be read.
+    """
+    policy = read_policy(site.policy_path)
+    kept, identified = not policy.encrypt_features, policy.allow_identified_files
+    table = _stamp(sorted(path for path in site.folder.iterdir() if path.is_file()))
+    files = _stamp(part for name in _named(site.folder, table) for part in with_companions(site.folder / name))
+    newest, key = _newest(site, split_seed), (table, files, kept, identified)
+    data = newest.get(key)
+    if data is None:
+        newest.clear()  # whoever left the folder leaves the memory
+        data = newest[key] = _read(site, split_seed, decoder or Decoder(), kept=kept, identified=identified)
+    return data
+
+
+def _read(site: Site, split_seed: int, decoder: Decoder, *, kept: bool, identified: bool) -> SiteData:
+    shelf = Shelf(site.decoded_path, decoder)
+    with alone(site.decoded_path):
+        shelf.tidy(tuple(site.spec().modalities.values()) if kept else ())
+        return read_site(site.folder, split_seed=split_seed, decode=shelf if kept else decoder, identified=identified)
+
+
 @lru_cache(maxsize=64)
-def _read(folder: Path, split_seed: int, _stamp: tuple[int, ...]) -> SiteData:
-    return read_site(folder, split_seed=split_seed)
+def _newest(_site: Site, _split_seed: int) -> dict[tuple[bytes, bytes, bool, bool], SiteData]:
+    return {}
 
 
-def site_data(folder: Path, split_seed: int) -> SiteData:
-    """Read a site's folder, once for as long as its files do not change."""
-    found = [path.stat() for path in sorted(folder.iterdir()) if path.is_file()]
-    stamps = [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found]
-    return _read(folder, split_seed, tuple(fact for stamp in stamps for fact in stamp))
+@lru_cache(maxsize=64)
+def _named(folder: Path, _stamp: bytes) -> tuple[str, ...]:
+    """The files that a folder's manifest names, as often as it does."""
+    specs = [spec for spec in read_spec(folder).modalities.values() if not isinstance(spec, TabularSpec)]
+    manifest = read_manifest(folder) if specs else None
+    return tuple(name for spec in specs if manifest is not None for name in file_names(manifest, spec))
+
+
+def _stamp(paths: Iterable[Path]) -> bytes:
+    """What the file system says of files: another time, size or place is another file."""
+    digest = hashlib.blake2b(digest_size=32)
+    for path in paths:
+        try:
+            facts = path.stat()
+            said = repr((facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino))
+        except (OSError, ValueError):  # it is not there, or no name of a file: whoever reads it says so
+            said = ""
+        digest.update(f"{str(path)!r} {said}\n".encode(errors="surrogatepass"))
+    return digest.digest()
 
 
 def site_of(node_config: Mapping[str, object]) -> Site:

@@ -24,6 +24,13 @@ app = typer.Typer(
     epilog="Example: [bold]fedmosaic simulate experiment=heart privacy.epsilon=4[/bold]",
 )
 
+site = typer.Typer(
+    help="An institution's own commands.",
+    no_args_is_help=True,
+    epilog="Example: fedmosaic site check data/cleveland",
+)
+app.add_typer(site, name="site")
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -126,6 +133,25 @@ def verify(  # noqa: PLR0913  (each is an option of the command)
         budget = lifetime_epsilon, policy
         asked = Asked(tuple(receipt or ()), public_key, roster, *budget, explain, subject, modality, as_json)
         raise typer.Exit(run_verify(ledger, asked))
+
+
+@site.command(epilog="Example: fedmosaic site check data/cleveland --policy state/policy.yaml --out check.html")
+def check(
+    folder: Annotated[Path, typer.Argument(help="A site folder (with dataset.yaml), or a folder of them.")],
+    *,
+    policy: Annotated[Path | None, typer.Option(help="The site's policy.yaml; default: what a new one allows.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a page with a picture of the data's shape.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
+) -> None:
+    """Read all of an institution's data as a run would: who has what, what looks odd, and what could ever leave.
+
+    Exit code: 0 all of it can be read, 2 something cannot, with file, row and column.
+    """
+    with _errors(debug=debug):
+        from simulations.check import run_check  # noqa: PLC0415
+
+        run_check(folder, policy, out, as_json=as_json)
 
 
 class _Errors(AbstractContextManager[None]):

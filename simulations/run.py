@@ -11,10 +11,9 @@ from pathlib import Path
 
 from client.enrolment import agree, parse_request
 from client.gate import answer
-from client.site import Site
+from client.site import Site, site_data
 from common.compose import ConfigError
 from common.config import Config
-from common.data.folder import read_site
 from common.messages import Enrol, Settle
 from common.models.model import summed_in_training
 from common.privacy.plan import PrivacyPlan, make_plan
@@ -131,7 +130,7 @@ def _admit(prepared: Prepared) -> None:
 
 def _check_data(sites: Sequence[Site], config: Config) -> None:
     for site in sites:
-        data = read_site(site.folder, split_seed=config.data.split_seed)
+        data = site_data(site, config.data.split_seed)
         limit = 1.0 / max(1, len(data.subjects))
         if config.privacy.kind != "none" and config.privacy.delta >= limit:
             message = (

@@ -125,7 +125,7 @@ class ImageSpec(_FileSpec):
     size: tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]]
     channels: Literal[1, 3] = 1
     window: tuple[float, float] | None = None
-    slice: float = Field(0.5, ge=0, le=1)
+    slice: float = Field(default=0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> ImageSpec:
@@ -147,7 +147,7 @@ class TextSpec(_FileSpec):
     """
 
     kind: Literal["text"]
-    max_tokens: int = Field(128, ge=4, le=8192)
+    max_tokens: int = Field(default=128, ge=4, le=8192)
 
     @property
     def num_steps(self) -> int:
@@ -191,8 +191,8 @@ class SignalSpec(_FileSpec):
     kind: Literal["signal"]
     sample_rate: float = Field(gt=0, le=1e6)
     channels: tuple[Column, ...] = Field(min_length=1)
-    seconds: float = Field(10.0, gt=0, le=86_400)
-    file_rate: float | None = Field(None, gt=0, le=1e6)
+    seconds: float = Field(default=10.0, gt=0, le=86_400)
+    file_rate: float | None = Field(default=None, gt=0, le=1e6)
     bounds: dict[Column, tuple[float, float]] = Field(default_factory=dict)
     band: tuple[float, float] | None = None
     start: Column | None = None

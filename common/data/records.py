@@ -6,17 +6,19 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from common.data.error import DataError, wrong
 from common.data.manifest import Manifest
-from common.data.modalities import AudioSpec, ImageSpec, ModalitySpec, SignalSpec
+from common.data.modalities import AudioSpec, ImageSpec, ModalitySpec, SignalSpec, TabularSpec, TextSpec
 from common.data.readers.cell import Cell
 from common.data.readers.images import read_image
+from common.data.readers.recordings import companions
 from common.data.readers.signals import read_signal
 from common.data.readers.sounds import read_sound
-from common.data.readers.texts import read_text
+from common.data.readers.texts import SUFFIX, read_text
 from common.data.readings import Readings, step_shape
 
 _LONGEST_REASON = 200
@@ -83,6 +85,23 @@ def decode_cell(cell: Cell, spec: ModalitySpec) -> np.ndarray:
     except Exception as error:  # a damaged file makes a library raise whatever it likes
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         raise cell.wrong(f"damaged, or no such file as its name says ({reason}): write it anew") from error
+
+
+def file_names(manifest: Manifest, spec: ModalitySpec) -> tuple[str, ...]:
+    """Which cells of a modality name files: what they say, in the manifest's order; nothing is opened."""
+    if isinstance(spec, TabularSpec):
+        return ()
+    cells = [row.cells.get(spec.column, "") for row in manifest.rows]
+    named = [cell for cell in cells if cell not in {"", *spec.missing}]
+    return tuple(cell for cell in named if not isinstance(spec, TextSpec) or cell.lower().endswith(SUFFIX))
+
+
+def with_companions(path: Path) -> tuple[Path, ...]:
+    """A file and those that it names beside itself."""
+    try:
+        return (path, *(path.parent / name for name in companions(path))) if path.suffix.lower() == ".hea" else (path,)
+    except (OSError, ValueError):
+        return (path,)  # whoever reads it will say what is wrong with it
 
 
 def decode_here(cells: Sequence[Cell], spec: ModalitySpec) -> Records:

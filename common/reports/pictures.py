@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.metrics.figure import Figure
-from common.reports.palette import EXACT, FAINT, INK, RELEASED
+from common.reports.palette import EXACT, FAINT, INK, RELEASED, SECOND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +40,8 @@ _STYLE = {
     "axes.axisbelow": True,
 }
 _INCHES_WIDE = 7.6
+_COHORTS = {"train": RELEASED, "valid": SECOND, "test": EXACT}
+_FEW_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,43 @@ def dot_chart(rows: Sequence[str], columns: Sequence[Column], *, name: str, sepa
                 axes.axhline(row - 0.5, color=FAINT, linewidth=0.7)
         panels[0].set_yticks(range(len(rows)), rows)
         return _svg(canvas, name)
+
+
+def pattern_chart(names: Sequence[str], patterns: Mapping[tuple[str, ...], Mapping[str, int]], *, name: str) -> str:
+    """Draw which of several things come together, one row a combination, and bars for how often, by cohort."""
+    with _canvas(1.2 + 0.24 * len(patterns)) as canvas:
+        share = max(0.25, min(0.5, 0.08 * len(names)))
+        matrix, counts = canvas.subplots(1, 2, sharey=True, width_ratios=(share, 1 - share))
+        for place, pattern in enumerate(patterns):
+            for column, thing in enumerate(names):
+                there = thing in pattern
+                matrix.plot(column, place, "o", color=RELEASED if there else "#e4e9ed", markersize=8)
+        matrix.set_xticks(range(len(names)), names, rotation=90 if len(names) > _FEW_NAMES else 0)
+        matrix.set_xlim(-0.6, len(names) - 0.4)
+        matrix.xaxis.tick_top()
+        matrix.tick_params(length=0)
+        matrix.grid(visible=False)
+        matrix.spines[:].set_visible(False)
+        _draw_counts(counts, patterns)
+        matrix.set_yticks([])
+        matrix.set_ylim(len(patterns) - 0.4, -0.6)
+        return _svg(canvas, name)
+
+
+def _draw_counts(axes: Axes, patterns: Mapping[tuple[str, ...], Mapping[str, int]]) -> None:
+    cohorts = [cohort for cohort in _COHORTS if any(cohort in counts for counts in patterns.values())]
+    left = [0] * len(patterns)
+    for cohort in cohorts:
+        widths = [counts.get(cohort, 0) for counts in patterns.values()]
+        axes.barh(range(len(widths)), widths, left=left, height=0.62, color=_COHORTS[cohort], label=cohort)
+        left = [before + width for before, width in zip(left, widths, strict=True)]
+    for place, total in enumerate(left):
+        axes.annotate(str(total), (total, place), (4, 0), textcoords="offset points", va="center", size=8.5)
+    axes.margins(x=0.09)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("rows")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=len(cohorts))
+    _whole_numbers(axes)
 
 
 def _draw_dot(axes: Axes, place: int, dot: Dot, column: Column) -> None:

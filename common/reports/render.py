@@ -36,15 +36,8 @@ METRIC_NAMES = {
 
 def render(template: str, record: RunRecord, **context: object) -> str:
     """Render a template of this folder for a record; the record's red boxes are always there."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(enabled_extensions=("html.j2", "css.j2"), default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
+    pages = environment()
+    pages.filters |= {
         "percent": numbers.percent,
         "decimal": numbers.decimal,
         "points": numbers.points,
@@ -69,7 +62,19 @@ def render(template: str, record: RunRecord, **context: object) -> str:
         "file_name": file_name,
         "replaced": replaced,
     }
-    return environment.get_template(template).render(record=record, boxes=red_boxes(record), **context)
+    return pages.get_template(template).render(record=record, boxes=red_boxes(record), **context)
+
+
+def environment() -> Environment:
+    """Templates of this folder: strict about names, everything escaped."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(enabled_extensions=("html.j2", "css.j2"), default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def replaced(record: RunRecord) -> tuple[float, ...]:

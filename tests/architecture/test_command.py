@@ -32,7 +32,8 @@ def ask(*arguments: str) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("simulate", "--help"), ("report", "--help"), ("bench", "--help"), ("verify", "--help")]
+    "arguments",
+    [(*words, "--help") for words in ((), ("simulate",), ("report",), ("bench",), ("verify",), ("site", "check"))],
 )
 def test_help_loads_nothing_heavy_and_shows_an_example(arguments: tuple[str, ...]) -> None:
     text, told = ask(*arguments)
@@ -43,7 +44,7 @@ def test_help_loads_nothing_heavy_and_shows_an_example(arguments: tuple[str, ...
 
 def test_the_root_lists_the_commands_that_exist() -> None:
     text, _ = ask("--help")
-    assert {"simulate", "report", "verify"} <= set(text.split())
+    assert {"simulate", "report", "verify", "site"} <= set(text.split())
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:

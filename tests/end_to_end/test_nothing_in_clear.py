@@ -85,7 +85,7 @@ def searched(place: Path, *overrides: str) -> tuple[_Searching, dict[str, list[b
     run_federation(GridLink(grid, timeout_seconds=60), settings_of(_run_config(prepared), prepared.folder.path))
     texts = {}
     for site in prepared.sites:
-        subjects = site_data(site.folder, 0).subjects
+        subjects = site_data(site, 0).subjects
         texts[site.name] = [name.encode() for name in map(str, subjects)] + [b"num_examples", b"loss", b"accuracy"]
     return grid, texts
 

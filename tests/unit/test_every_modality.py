@@ -84,3 +84,21 @@ def test_another_row_changes_no_record(folders: tuple[Path, ...], sites: list[Si
         (folders[0] / "manifest.csv").write_text(before)
     for name, readings in some.readings.items():
         np.testing.assert_array_equal(readings.values, sites[0].readings[name].values[3:])
+
+
+def test_people_come_and_go_with_all_their_records(folders: tuple[Path, ...], sites: list[SiteData]) -> None:
+    whole = sites[0]
+    stays = np.arange(len(whole.subjects)) % 3 > 0
+    some = whole.only(stays)
+    names = [whole.subjects[row] for row in whole.row_subject]
+    kept = np.array([name in some.subjects for name in names])
+    assert [some.subjects[row] for row in some.row_subject] == [
+        name for name, stay in zip(names, kept, strict=True) if stay
+    ]
+    for name, readings in some.readings.items():
+        np.testing.assert_array_equal(readings.values, whole.readings[name].values[kept])
+        np.testing.assert_array_equal(readings.starts, whole.readings[name].starts[kept])
+    assert len(set(some.split)) == 2
+    for subject in range(len(whole.subjects)):
+        cohorts = {split for split in ("train", "test") if subject in whole.row_subject[whole.rows_of(split)]}
+        assert len(cohorts) == 1, "all records of one person are in one cohort"

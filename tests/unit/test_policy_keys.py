@@ -50,7 +50,8 @@ def refused_for(site: Site, case: Case, request: Request) -> None:
     assert site.logged("failed") == ()
 
 
-REFUSES_NOTHING = {"encrypt_features"}  # how the site keeps what is its own; tests/unit/test_features.py
+# How the site keeps what is its own, and which of its files it reads: unit/test_features.py, unit/test_site_data.py.
+REFUSES_NOTHING = {"encrypt_features", "allow_identified_files"}
 
 
 def test_no_key_is_missing_from_the_table() -> None:

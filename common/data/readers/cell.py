@@ -10,6 +10,7 @@ from common.data.error import DataError, wrong
 from common.data.manifest import inside
 
 MOST_PIXELS = 1 << 26  # of one plane: a small file may claim to be any size
+LARGEST_VALUE = 1e30  # of a pixel or sample: float32 holds it, with room for what filters add
 _LONGEST_SHOWN = 200
 
 

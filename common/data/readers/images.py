@@ -10,6 +10,7 @@ import numpy as np
 
 from common.data.modalities import ImageSpec, ModalitySpec
 from common.data.readers.cell import MOST_PIXELS, Cell
+from common.data.readers.scans import is_dicom, read_dicom, read_nifti
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,10 +30,8 @@ def read_image(cell: Cell, spec: ModalitySpec) -> np.ndarray:
     """
     if not isinstance(spec, ImageSpec):
         raise TypeError(f"an image was expected, got {spec.kind}")
-    suffix = cell.suffix(FILES)
-    planes = FILES[suffix](cell, cell.path(), spec)
-    if not np.isfinite(planes).all():
-        raise cell.wrong("a pixel is no finite number: write the file anew")
+    path = cell.path()
+    planes = (read_dicom if is_dicom(path) else FILES[cell.suffix(FILES)])(cell, path, spec)
     if len(planes) != spec.channels:
         planes = np.repeat(planes, spec.channels, axis=0) if len(planes) == 1 else _grey(planes)
     return np.stack([_resized(plane, spec.size) for plane in planes])
@@ -83,4 +82,8 @@ FILES: dict[str, Callable[[Cell, Path, ImageSpec], np.ndarray]] = {
     ".png": _read_picture,
     ".jpg": _read_picture,
     ".jpeg": _read_picture,
+    ".dcm": read_dicom,
+    ".dicom": read_dicom,
+    ".nii": read_nifti,
+    ".nii.gz": read_nifti,
 }

@@ -34,7 +34,8 @@ def resampled(samples: np.ndarray, file_rate: float, rate: float) -> np.ndarray:
         small = min(ratio, 1 / ratio).limit_denominator(_FINEST)
         ratio = small if ratio < 1 else 1 / small
     # Continued by a straight line at both ends: a temperature of 37 would ring, were there zeros around it.
-    found = resample_poly(samples.astype(np.float64), ratio.numerator, ratio.denominator, padtype="line")
+    beyond = "line" if len(samples) > 1 else "mean"
+    found = resample_poly(samples.astype(np.float64), ratio.numerator, ratio.denominator, padtype=beyond)
     return np.asarray(found)[: max(1, round(len(samples) * ratio))]
 
 
@@ -59,6 +60,7 @@ def filtered(samples: np.ndarray, rate: float, band: tuple[float, float]) -> np.
     if not (low or high) or len(samples) == 0:
         return samples
     edges = band if low and high else band[0] if low else band[1]
-    sections = butter(_ORDER, edges, "bandpass" if low and high else "highpass" if low else "lowpass", "sos", fs=rate)
+    kind = "bandpass" if low and high else "highpass" if low else "lowpass"
+    sections = butter(_ORDER, edges, btype=kind, output="sos", fs=rate)
     padding = min(3 * (2 * len(sections) + 1), len(samples) - 1)
     return np.asarray(sosfiltfilt(sections, samples, padlen=padding))

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from common.data.modalities import ModalitySpec, SignalSpec
-from common.data.readers.cell import Cell
+from common.data.readers.cell import LARGEST_VALUE, Cell
 from common.data.readers.rates import HIGHEST_RATE, LOWEST_RATE, bridged, filtered, resampled, samples_needed
+from common.data.readers.recordings import places_of, read_edf, read_wfdb
 
 _LARGEST_TABLE = 1 << 28  # bytes
 _GAP = {"", "nan", "na"}
@@ -28,16 +29,16 @@ def read_signal(cell: Cell, spec: ModalitySpec) -> np.ndarray:
     """
     if not isinstance(spec, SignalSpec):
         raise TypeError(f"a signal was expected, got {spec.kind}")
-    suffix = cell.suffix(FILES)
-    found = FILES[suffix](cell, cell.path(), spec)
+    path = cell.path()
+    found = FILES[cell.suffix(FILES)](cell, path, spec)
     channels = []
     for name, (samples, rate) in zip(spec.channels, found, strict=True):
         if not len(samples):
             raise cell.wrong(f"channel {name} holds no samples: empty the cell where there is no signal")
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise cell.wrong(f"channel {name} has {rate:g} samples a second: write the file anew")
-        if np.isinf(samples).any():
-            raise cell.wrong(f"channel {name} holds an infinite value: leave it empty (NaN) where nothing was measured")
+        if (np.abs(samples) > LARGEST_VALUE).any():  # NaN is no larger
+            raise cell.wrong(f"channel {name} holds an infinite or huge value: write NaN where nothing was measured")
         channels.append(_brought(samples, rate, spec))
     if all(np.isnan(channel).all() for channel in channels):
         return np.zeros((0, len(channels)), dtype=np.float32)
@@ -52,19 +53,6 @@ def _brought(samples: np.ndarray, rate: float, spec: SignalSpec) -> np.ndarray:
         return np.full(max(1, round(len(samples) * spec.sample_rate / rate)), np.nan)
     at_rate = resampled(bridged(samples), rate, spec.sample_rate)
     return at_rate if spec.band is None else filtered(at_rate, spec.sample_rate, spec.band)
-
-
-def places_of(cell: Cell, names: Sequence[str], spec: SignalSpec) -> list[int]:
-    """Find the modality's channels among a file's.
-
-    Raises:
-        DataError: a channel is not there, or is there twice.
-    """
-    for channel in spec.channels:
-        if list(names).count(channel) != 1:
-            number = "no" if channel not in names else "more than one"
-            raise cell.wrong(f"{number} channel {channel!r} among {', '.join(names)}: correct the file or dataset.yaml")
-    return [list(names).index(channel) for channel in spec.channels]
 
 
 def _read_table(cell: Cell, path: Path, spec: SignalSpec) -> list[tuple[np.ndarray, float]]:
@@ -113,4 +101,7 @@ def _read_array(cell: Cell, path: Path, spec: SignalSpec) -> list[tuple[np.ndarr
 FILES: dict[str, Callable[[Cell, Path, SignalSpec], list[tuple[np.ndarray, float]]]] = {
     ".csv": _read_table,
     ".npy": _read_array,
+    ".hea": read_wfdb,
+    ".edf": read_edf,
+    ".bdf": read_edf,
 }

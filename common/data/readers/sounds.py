@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.modalities import AudioSpec, ModalitySpec
-from common.data.readers.cell import Cell
+from common.data.readers.cell import LARGEST_VALUE, Cell
 from common.data.readers.rates import HIGHEST_RATE, resampled, samples_needed
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga")
@@ -26,8 +26,8 @@ def read_sound(cell: Cell, spec: ModalitySpec) -> np.ndarray:
 
     if not isinstance(spec, AudioSpec):
         raise TypeError(f"a sound was expected, got {spec.kind}")
-    cell.suffix(SUFFIXES)
     path = cell.path()
+    cell.suffix(SUFFIXES)
     _check_length(cell, path)
     with soundfile.SoundFile(path) as file:
         rate, channels = float(file.samplerate), int(file.channels)
@@ -41,8 +41,8 @@ def read_sound(cell: Cell, spec: ModalitySpec) -> np.ndarray:
         samples = file.read(wanted, dtype="float64", always_2d=True)
     if len(samples) < wanted:
         raise cell.wrong(f"the file is truncated: {wanted} samples were expected, {len(samples)} are there")
-    if not np.isfinite(samples).all():
-        raise cell.wrong("a sample is no finite number: write the file anew")
+    if not (np.abs(samples) <= LARGEST_VALUE).all():
+        raise cell.wrong("a sample is no finite number, or huge: write the file anew")
     return resampled(samples.mean(axis=1), rate, spec.sample_rate)[: spec.num_steps].astype(np.float32)
 
 
