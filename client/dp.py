@@ -22,7 +22,7 @@ from common.bookkeeping import engine
 from common.bookkeeping.engine import ClippedSum
 from common.bookkeeping.memory import reused_memory
 from common.bookkeeping.rows import RowIndex
-from common.bookkeeping.rules import refuse_uncovered
+from common.bookkeeping.rules import layers_of
 from common.data.batch import NOBODY, Batch, parts_of, take
 from common.models.loss import per_example_loss
 from common.privacy.opacus_parts import load_opacus_package
@@ -56,7 +56,7 @@ def per_row_gradients(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         ValueError: a trainable parameter of the model is covered by no exact rule.
     """
-    refuse_uncovered(model)
+    layers_of(model)
     training = model.training
     model.train()
     try:

@@ -2,7 +2,7 @@
 
 A subject's gradient is the mean of its rows' gradients, and is clipped once, jointly over all parameters. What counts
 as a row's gradient are the very float32 numbers that are summed, whatever precision the model ran in. Their norms are
-raised above the true ones by a proved margin, at most 4e-6 of them (`squares_of`). Sums are taken in float64: in
+raised above the true ones by a proved margin, at most 8e-6 of them (`squares_of`). Sums are taken in float64: in
 float32 the sum of n subjects rounds by up to gamma_n * n * C, a thousandth of C for 128 of them, and how it rounds
 depends on who is in it; in float64 it is 1e-12.
 """
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from common.bookkeeping.gathering import Gathering
 from common.bookkeeping.memory import begin_part
-from common.bookkeeping.pieces import pieces_of
-from common.bookkeeping.recording import record
+from common.bookkeeping.recording import go_back, go_forth
 from common.bookkeeping.rows import RowIndex
-from common.bookkeeping.rules import refuse_uncovered
+from common.bookkeeping.rules import Layer, layers_of
 
 __all__ = ["ClippedSum", "clipped_sum", "part_sum", "rounded_up", "row_gradients"]
 
@@ -66,33 +67,54 @@ def clipped_sum(
     return part_sum(model, losses, rows, clip_norm=clip_norm).gradients
 
 
-def part_sum(model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex, *, clip_norm: float) -> ClippedSum:
+def part_sum(
+    model: nn.Module,
+    losses: Callable[[], Tensor],
+    rows: RowIndex,
+    *,
+    clip_norm: float,
+    onto: dict[str, Tensor] | None = None,
+) -> ClippedSum:
     """As `clipped_sum`, with the count of subjects left out; a clip_norm of infinity clips nothing.
+
+    Where there is an earlier part's sum, `onto`, this part's is added to it in its place.
 
     Raises:
         ValueError: per-row gradients would not be exact.
     """
-    refuse_uncovered(model)
-    trainable = {name: part for name, part in model.named_parameters() if part.requires_grad}
-    slots = rows.slots()
-    begin_part()
-    pieces = pieces_of(trainable, record(model, losses, rows), slots) if len(rows) else {}
-    squares = torch.zeros(len(rows), dtype=torch.float64)
-    for found in pieces.values():
-        for piece in found:
-            squares += piece.squares()
-    finite = torch.isfinite(squares)
+    layers, trainable = layers_of(model)
+    gradients = _zeros(trainable) if onto is None else onto
+    if not len(rows):
+        return ClippedSum(gradients, 0)
+    gathered = _gathered(layers, trainable, losses, rows)
+    squares = gathered.squares[:-1]
+    clean = bool(torch.isfinite(gathered.squares.sum()))
+    subjects = gathered.slots == torch.arange(len(rows))  # at its first row
     size = sum(part.numel() for part in trainable.values())
-    factors = (clip_norm / rounded_up(squares.sqrt(), size)).clamp(max=1.0)
-    subjects = slots == torch.arange(len(rows))  # at its first row
-    factors = torch.where(finite & subjects, factors, 0.0)
-    gradients = {}
-    for name, parameter in trainable.items():
-        total = torch.zeros(parameter.shape, dtype=torch.float64)
-        for piece in pieces.get(name, ()):
-            total += piece.weighted(factors, finite).view(parameter.shape)
-        gradients[name] = total
-    return ClippedSum(gradients, int((subjects & ~finite).sum()))
+    factors = (clip_norm / rounded_up(squares.sqrt(), size)).clamp_(max=1.0).mul_(subjects)
+    if not clean:
+        factors.masked_fill_(~(torch.isfinite(squares) & subjects), 0.0)
+    with_nobody = functional.pad(factors, (0, 1))
+    for name, piece in gathered.pieces:
+        kept = piece if clean else piece.only(torch.isfinite(piece.squares()))  # 0 * inf would be NaN
+        kept.add_to(gradients[name].view(-1), factors if piece.places is None else with_nobody[piece.places])
+    return ClippedSum(gradients, 0 if clean else int((subjects & ~torch.isfinite(squares)).sum()))
+
+
+def _gathered(
+    layers: list[Layer], trainable: dict[str, nn.Parameter], losses: Callable[[], Tensor], rows: RowIndex
+) -> Gathering:
+    begin_part()
+    gathered = Gathering(rows.slots(), torch.zeros(len(rows) + 1, dtype=torch.float64))
+    found, calls = go_forth(layers, trainable, losses, len(rows))
+    gathered.expect(calls)
+    go_back(found, calls, rows.weights(), gathered.take)
+    gathered.finish()
+    return gathered
+
+
+def _zeros(trainable: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: torch.zeros(part.shape, dtype=torch.float64) for name, part in trainable.items()}
 
 
 def rounded_up(norms: Tensor, size: int) -> Tensor:
@@ -109,14 +131,11 @@ def row_gradients(model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex
     Raises:
         ValueError: per-row gradients would not be exact.
     """
-    refuse_uncovered(model)
-    trainable = {name: part for name, part in model.named_parameters() if part.requires_grad}
-    begin_part()
-    pieces = pieces_of(trainable, record(model, losses, rows), rows.slots())
-    found = []
-    for name, parameter in trainable.items():
-        whole = torch.zeros(len(rows), parameter.numel(), dtype=parameter.dtype)
-        for piece in pieces.get(name, ()):
-            whole = whole + piece.whole()
-        found.append(whole)
-    return torch.cat(found, dim=1)
+    layers, trainable = layers_of(model)
+    found = {name: torch.zeros(len(rows), part.numel(), dtype=part.dtype) for name, part in trainable.items()}
+    gathered, everyone = _gathered(layers, trainable, losses, rows), torch.arange(len(rows))
+    for name, piece in gathered.pieces:
+        places = everyone if piece.places is None else piece.places
+        somebodys = places < len(rows)
+        found[name].index_add_(0, places[somebodys], piece.of(somebodys).to(found[name].dtype))
+    return torch.cat(list(found.values()), dim=1)
