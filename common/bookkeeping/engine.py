@@ -9,6 +9,7 @@ depends on who is in it; in float64 it is 1e-12.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,28 +88,31 @@ def part_sum(
     if not len(rows):
         return ClippedSum(gradients, 0)
     gathered = _gathered(layers, trainable, losses, rows)
-    squares = gathered.squares[:-1]
-    clean = bool(torch.isfinite(gathered.squares.sum()))
-    subjects = gathered.slots == torch.arange(len(rows))  # at its first row
-    size = sum(part.numel() for part in trainable.values())
-    factors = (clip_norm / rounded_up(squares.sqrt(), size)).clamp_(max=1.0).mul_(subjects)
+    clean = math.isfinite(float(gathered.squares.sum()))
     if not clean:
-        factors.masked_fill_(~(torch.isfinite(squares) & subjects), 0.0)
-    with_nobody = functional.pad(factors, (0, 1))
+        gathered.recount()
+    squares = gathered.squares[:-1]
+    factors = (clip_norm / rounded_up(squares.sqrt(), sum(part.numel() for part in trainable.values()))).clamp_(max=1.0)
+    nonfinite = 0
+    if not (clean and rows.alone):
+        subjects, finite = rows.firsts(), torch.isfinite(squares)
+        factors = torch.where(subjects & finite, factors, 0.0)
+        nonfinite = int((subjects & ~finite).sum())
     for name, piece in gathered.pieces:
-        kept = piece if clean else piece.only(torch.isfinite(piece.squares()))  # 0 * inf would be NaN
-        kept.add_to(gradients[name].view(-1), factors if piece.places is None else with_nobody[piece.places])
-    return ClippedSum(gradients, 0 if clean else int((subjects & ~torch.isfinite(squares)).sum()))
+        own = factors if piece.places is None else functional.pad(factors, (0, 1))[piece.places]
+        piece.add_to(gradients[name].view(-1), own)
+    return ClippedSum(gradients, nonfinite)
 
 
 def _gathered(
     layers: list[Layer], trainable: dict[str, nn.Parameter], losses: Callable[[], Tensor], rows: RowIndex
 ) -> Gathering:
     begin_part()
-    gathered = Gathering(rows.slots(), torch.zeros(len(rows) + 1, dtype=torch.float64))
+    gathered = Gathering(rows, torch.zeros(len(rows) + 1, dtype=torch.float64))
     found, calls = go_forth(layers, trainable, losses, len(rows))
     gathered.expect(calls)
-    go_back(found, calls, rows.weights(), gathered.take)
+    # One number, each row's loss weighted: to check a gradient that it is given for a vector, torch imports 40 MB.
+    go_back(found.sum() if rows.alone else torch.dot(found, rows.weights().to(found.dtype)), calls, gathered.take)
     gathered.finish()
     return gathered
 

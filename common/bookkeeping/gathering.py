@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from common.bookkeeping.pieces import Dense, Outer
+from common.bookkeeping.pieces import Dense, Outer, quick_squares, squares_of
 from common.bookkeeping.recording import Call
+from common.bookkeeping.rows import NO_ROW, RowIndex
 from common.bookkeeping.rules import element_gradients, is_free
+
 
 @dataclass(frozen=True)
 class Gathering:
@@ -21,7 +23,7 @@ class Gathering:
     who else is there, and with it which call a row is in, changes no rounding.
     """
 
-    slots: Tensor
+    rows: RowIndex
     squares: Tensor
     pieces: list[tuple[str, Dense | Outer]] = field(default_factory=list)
     several: dict[str, list[tuple[Call, Dense | Outer]]] = field(default_factory=dict)
@@ -57,23 +59,35 @@ class Gathering:
                 self._keep(name, piece)
             found.clear()
 
+    def recount(self) -> None:
+        """Compute the squares again, those too large for float32 too, and drop gradients whose norms are not finite."""
+        pieces = self.pieces.copy()
+        self.pieces.clear()
+        self.squares.zero_()
+        for name, piece in pieces:
+            squares = piece.squares(squares_of)
+            self._count(piece, squares)
+            self.pieces.append((name, piece.only(torch.isfinite(squares))))
+
     def _keep(self, name: str, piece: Dense | Outer) -> None:
-        if piece.places is None:
-            self.squares[:-1] += piece.squares()
-        else:
-            self.squares.index_add_(0, piece.places, piece.squares())
+        self._count(piece, piece.squares(quick_squares))
         self.pieces.append((name, piece))
+
+    def _count(self, piece: Dense | Outer, squares: Tensor) -> None:
+        if piece.places is None:
+            self.squares[:-1].add_(squares)
+        else:
+            self.squares.index_add_(0, piece.places, squares)
 
     def _of(self, rows: Tensor | None) -> Tensor | None:
         """The slots of a call's elements; that of nobody, the last one, for rows of nobody and for fillings."""
+        if rows is None and self.rows.alone:
+            return None
         if id(rows) not in self._places:
-            nobody = len(self.slots)
-            if rows is None:
-                own = bool((self.slots == torch.arange(nobody)).all())
-                self._places[id(rows)] = None if own else torch.where(self.slots < 0, nobody, self.slots)
-            else:
-                slots = torch.where(rows < 0, -1, self.slots[rows.clamp(min=0)])
-                self._places[id(rows)] = torch.where(slots < 0, nobody, slots)
+            slots, nobody = self.rows.slots(), len(self.rows)
+            if rows is not None:
+                slots = torch.where(rows < 0, NO_ROW, slots[rows.clamp(min=0)])
+            self._places[id(rows)] = torch.where(slots < 0, nobody, slots)
         return self._places[id(rows)]
 
     def _repeats(self, rows: list[Tensor | None]) -> bool:
@@ -84,16 +98,14 @@ class Gathering:
 
     def _times(self, places: list[Tensor | None]) -> Tensor:
         """How many elements each slot has, and nobody."""
-        all_slots = torch.arange(len(self.slots))
-        return torch.bincount(
-            torch.cat([all_slots if one is None else one for one in places]), minlength=len(self.slots) + 1
-        )
+        order, nobody = torch.arange(len(self.rows)), len(self.rows)
+        return torch.bincount(torch.cat([order if one is None else one for one in places]), minlength=nobody + 1)
 
     def _joined(self, found: list[tuple[Call, Dense | Outer]]) -> list[Dense | Outer]:
         """Leave elements that are a subject's only one as they are; add the others up: [slot, coordinate]."""
         if not found:
             return []
-        nobody, order = len(self.slots), torch.arange(len(self.slots))
+        nobody, order = len(self.rows), torch.arange(len(self.rows))
         single = self._times([piece.places for _, piece in found]) == 1
         left: list[Dense | Outer] = []
         rows, slots, gradients = [], [], []

@@ -5,6 +5,7 @@ An element is one row in one call. `places` says which subject's slot each belon
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +13,14 @@ from torch import Tensor
 
 from common.bookkeeping.memory import buffer
 
-_CONVERTED = 1 << 18  # numbers that are float64 at a time, for a sum: two mebibytes
+_CONVERTED = 1 << 16  # numbers that are float64 at a time, for a sum: two mebibytes
 _BLOCK, _RAISED = 64, 1 + 2.0**-17
 _SMALLEST = 2.0**-126
 _FEW = 256  # of so few coordinates an element, float64 is as fast
+
+
+Rule = Callable[[Tensor], Tensor]
+"""`quick_squares`, or `squares_of` where these are not all finite."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,9 @@ class Dense:
     gradients: Tensor
     places: Tensor | None = None
 
-    def squares(self) -> Tensor:
+    def squares(self, rule: Rule) -> Tensor:
         """Squared norms, never too small: float64 [element]."""
-        return squares_of(self.gradients)
+        return rule(self.gradients)
 
     def add_to(self, total: Tensor, factors: Tensor) -> None:
         """Add each gradient times its factor, both float64: total [coordinate], factors [element]."""
@@ -61,9 +66,9 @@ class Outer:
     right: Tensor
     places: Tensor | None = None
 
-    def squares(self) -> Tensor:
+    def squares(self, rule: Rule) -> Tensor:
         """Squared norms, never too small: float64 [element]."""
-        return squares_of(self.left) * squares_of(self.right)
+        return rule(self.left).mul_(rule(self.right))
 
     def add_to(self, total: Tensor, factors: Tensor) -> None:
         """Add each gradient times its factor, both float64: total [coordinate], factors [element]."""
@@ -86,25 +91,31 @@ class Outer:
         return (self.left[elements].unsqueeze(2) * self.right[elements].unsqueeze(1)).flatten(1)
 
 
-def squares_of(vectors: Tensor) -> Tensor:
+def quick_squares(vectors: Tensor) -> Tensor:
     """Squared norms of vectors [row, coordinate], raised above the true ones: float64 [row], by up to 8e-6 of them.
 
     Float32 adds up blocks of 64 squares only, float64 the blocks. A block's norm, squared, is too small by at most 68
     units of 2^-24 (a product, 63 sums, whichever their order, and a root), for which 128 are added, and by 2^-126 a
-    coordinate where squares are below what float32 holds. Where float32 overflows, the row is computed in float64.
+    coordinate where squares are below what float32 holds. Where float32 overflows, they are infinite.
     Source: Higham 2002, sections 3.1 and 4.2.
     """
     width = vectors.shape[1]
     whole = 0 if vectors.dtype == torch.float64 or width < _FEW else width // _BLOCK * _BLOCK
     if not whole:
-        narrow: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).square()
-        return narrow
+        return _squares(vectors)
     blocks = torch.linalg.vector_norm(vectors[:, :whole].reshape(len(vectors), -1, _BLOCK), dim=2)
-    total: Tensor = torch.linalg.vector_norm(blocks, dim=1, dtype=torch.float64).square()
-    total = total * _RAISED + width * _SMALLEST
-    if whole < width:
-        total += torch.linalg.vector_norm(vectors[:, whole:], dim=1, dtype=torch.float64).square()
-    if not bool(torch.isfinite(total.sum())):
-        for row in (~torch.isfinite(total)).nonzero()[:, 0].tolist():
-            total[row] = torch.linalg.vector_norm(vectors[row].double()).square()
+    total = _squares(blocks).mul_(_RAISED).add_(width * _SMALLEST)
+    return total if whole == width else total.add_(_squares(vectors[:, whole:]))
+
+
+def squares_of(vectors: Tensor) -> Tensor:
+    """As `quick_squares`; a row where float32 overflows is computed in float64."""
+    total = quick_squares(vectors)
+    for row in (~torch.isfinite(total)).nonzero()[:, 0].tolist():
+        total[row] = torch.linalg.vector_norm(vectors[row].double()).square()
     return total
+
+
+def _squares(vectors: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+    return norms.square_()

@@ -38,6 +38,9 @@ class Call:
 
 Take = Callable[[Call, Tensor], None]
 
+_one = torch.zeros((), requires_grad=True)
+_LEAF, _CAST = type(get_gradient_edge(_one).node), type(_one.double().grad_fn)
+
 
 def go_forth(
     layers: list[Layer], trainable: Mapping[str, nn.Parameter], losses: Callable[[], Tensor], num_rows: int
@@ -80,8 +83,8 @@ def go_forth(
     return found, calls
 
 
-def go_back(found: Tensor, calls: list[Call], weights: Tensor, take: Take) -> None:
-    """Go back from the losses, each row's weighted, and hand each call over with the gradient of its output.
+def go_back(loss: Tensor, calls: list[Call], take: Take) -> None:
+    """Go back from the weighted sum of the losses, and hand each call over with the gradient of its output.
 
     `calls` is emptied, so that what a call saw lives no longer than `take` needs it.
 
@@ -100,9 +103,7 @@ def go_back(found: Tensor, calls: list[Call], weights: Tensor, take: Take) -> No
         at.pop(edge.node, None)
     hooks = [node.register_prehook(partial(_arrived, several, take)) for node, several in at.items()]
     try:
-        # As a scalar: to check gradients that it is given for a vector, torch imports 40 MB of symbolic mathematics.
-        whole = torch.dot(found, weights.to(found.dtype))
-        above = torch.autograd.grad(whole, edges, allow_unused=True) if edges else ()
+        above = torch.autograd.grad(loss, edges, allow_unused=True) if edges else ()
     finally:
         for hook in hooks:
             hook.remove()
@@ -166,31 +167,23 @@ def _fewest_dimensions(module: nn.Module) -> int:
 
 
 def _graph(found: Tensor) -> tuple[set[Node], Counter[int]]:
-    """All nodes that the losses depend on, and how often each leaf is used, by the leaf's identity."""
+    """All nodes that the losses depend on, and how often each leaf is used, by the leaf's identity.
+
+    Mixed precision casts a weight once and uses the cast often: its uses count, not the cast itself.
+    """
     root = get_gradient_edge(found).node
     nodes, waiting, uses = {root}, [root], Counter[int]()
     while waiting:
         for node, _ in waiting.pop().next_functions:
             if node is None:
                 continue
-            leaf = _leaf(node)
-            if leaf is not None:
-                uses[id(leaf)] += 1
+            leaf = node.next_functions[0][0] if type(node) is _CAST else node
+            if type(leaf) is _LEAF:
+                uses[id(getattr(leaf, "variable"))] += 1  # noqa: B009  (unknown to the type checker)
             elif node not in nodes:
                 waiting.append(node)
             nodes.add(node)
     return nodes, uses
-
-
-def _leaf(node: Node) -> Tensor | None:
-    """The parameter that a node stands for, cast or not.
-
-    Mixed precision casts a weight once and uses the cast often: its uses count, not the cast itself.
-    """
-    variable = getattr(node, "variable", None)
-    if variable is None and node.name() == "ToCopyBackward0":
-        variable = getattr(node.next_functions[0][0], "variable", None)
-    return variable if isinstance(variable, Tensor) else None
 
 
 def _check_uses(trainable: Mapping[str, nn.Parameter], calls: list[Call], uses: Counter[int]) -> None:

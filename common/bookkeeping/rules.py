@@ -172,8 +172,10 @@ def _problem(module: nn.Module, own: dict[str, str]) -> str:
         return "{} mixes the rows of a batch"
     if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
         return "{} is compiled, which hides its layers: give the model itself"
-    if not own:
-        return ""
+    return _problem_of_own(module, own) if own else ""
+
+
+def _problem_of_own(module: nn.Module, own: dict[str, str]) -> str:
     if type(module) not in RULES or not {"weight", "bias"}.issuperset(own):
         kinds = ", ".join(kind.__name__ for kind in RULES)
         return f"parameter {next(iter(own))!r} of {{}} has no exact per-row gradient: use one of {kinds}"
