@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.bookkeeping.gathering import Gathering
-from common.bookkeeping.memory import begin_part
+from common.bookkeeping.memory import begin_part, buffer
+from common.bookkeeping.pieces import ROOM
 from common.bookkeeping.recording import go_back, go_forth
 from common.bookkeeping.rows import RowIndex
 from common.bookkeeping.rules import Layer, layers_of
@@ -98,9 +99,10 @@ def part_sum(
         subjects, finite = rows.firsts(), torch.isfinite(squares)
         factors = torch.where(subjects & finite, factors, 0.0)
         nonfinite = int((subjects & ~finite).sum())
+    room = buffer((ROOM,), torch.float64)
     for name, piece in gathered.pieces:
         own = factors if piece.places is None else functional.pad(factors, (0, 1))[piece.places]
-        piece.add_to(gradients[name].view(-1), own)
+        piece.add_to(gradients[name].view(-1), own, room)
     return ClippedSum(gradients, nonfinite)
 
 

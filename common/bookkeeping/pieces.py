@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.bookkeeping.memory import buffer
-
-_CONVERTED = 1 << 16  # numbers that are float64 at a time, for a sum: two mebibytes
+ROOM = 1 << 18  # numbers that are float64 at a time, for a sum: two mebibytes
 _BLOCK, _RAISED = 64, 1 + 2.0**-17
 _SMALLEST = 2.0**-126
 _FEW = 256  # of so few coordinates an element, float64 is as fast
@@ -34,15 +32,14 @@ class Dense:
         """Squared norms, never too small: float64 [element]."""
         return rule(self.gradients)
 
-    def add_to(self, total: Tensor, factors: Tensor) -> None:
-        """Add each gradient times its factor, both float64: total [coordinate], factors [element]."""
+    def add_to(self, total: Tensor, factors: Tensor, room: Tensor) -> None:
+        """Add each gradient times its factor: total [coordinate], factors [element], room [ROOM], all float64."""
         elements, width = self.gradients.shape
         if elements * width <= _FEW:
             total.addmv_(self.gradients.double().t(), factors)
             return
-        columns = min(width, _CONVERTED // 4)
-        rows = min(elements, _CONVERTED // columns)
-        room = buffer((_CONVERTED,), torch.float64)
+        columns = min(width, ROOM // 4)
+        rows = min(elements, ROOM // columns)
         for left in range(0, width, columns):
             for top in range(0, elements, rows):
                 some = self.gradients[top : top + rows, left : left + columns]
@@ -70,12 +67,12 @@ class Outer:
         """Squared norms, never too small: float64 [element]."""
         return rule(self.left).mul_(rule(self.right))
 
-    def add_to(self, total: Tensor, factors: Tensor) -> None:
-        """Add each gradient times its factor, both float64: total [coordinate], factors [element]."""
+    def add_to(self, total: Tensor, factors: Tensor, room: Tensor) -> None:
+        """Add each gradient times its factor: total [coordinate], factors [element], room [ROOM], all float64."""
         elements, width = self.right.shape
         weighted = (self.left * factors.unsqueeze(1)).t()
-        rows = min(elements, max(1, _CONVERTED // width))
-        room = buffer((max(_CONVERTED, width),), torch.float64)
+        rows = min(elements, max(1, ROOM // 4 // width))  # that are read again at once, and should be near
+        room = room if rows * width <= ROOM else room.new_empty(width)
         for top in range(0, elements, rows):
             some = self.right[top : top + rows]
             block = room[: some.numel()].view(some.shape).copy_(some)
