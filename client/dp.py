@@ -141,15 +141,14 @@ def _booked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int, 
 
 def _whole_subjects(subjects: Tensor, rows: int) -> Iterator[Tensor]:
     """Give the rows of as many subjects as fit into a part together, or of one that does not fit into any."""
-    counts = torch.unique(subjects, return_counts=True)[1].tolist()
-    waiting: list[Tensor] = []
-    for own in torch.split(torch.argsort(subjects, stable=True), counts):
-        if waiting and sum(map(len, waiting)) + len(own) > rows:
-            yield torch.cat(waiting)
-            waiting = []
-        waiting.append(own)
-    if waiting:
-        yield torch.cat(waiting)
+    order, start, filled = torch.argsort(subjects, stable=True), 0, 0
+    for count in torch.unique(subjects, return_counts=True)[1].tolist():
+        if filled and filled + count > rows:
+            yield order[start : start + filled]
+            start, filled = start + filled, 0
+        filled += count
+    if filled:
+        yield order[start:]
 
 
 def _add_clipped_mean(sums: list[ClippedSum], parts: list[Batch], clip_norm: float, total: Gradients) -> int:

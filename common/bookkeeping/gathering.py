@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from common.bookkeeping.memory import buffer
 from common.bookkeeping.pieces import Dense, Outer, quick_squares, squares_of
 from common.bookkeeping.recording import Call
 from common.bookkeeping.rows import NO_ROW, RowIndex
@@ -105,8 +106,12 @@ class Gathering:
         """Leave elements that are a subject's only one as they are; add the others up: [slot, coordinate]."""
         if not found:
             return []
-        nobody, order = len(self.rows), torch.arange(len(self.rows))
-        single = self._times([piece.places for _, piece in found]) == 1
+        nobody = len(self.rows)
+        call, piece = found[0]
+        if len(found) == 1 and isinstance(piece, Dense) and call.rows is None and piece.places is not None:
+            total = buffer((nobody + 1, piece.gradients.shape[1]), piece.gradients.dtype).zero_()
+            return [Dense(total.index_add_(0, piece.places, piece.gradients)[:-1])]
+        order, single = torch.arange(nobody), self._times([piece.places for _, piece in found]) == 1
         left: list[Dense | Outer] = []
         rows, slots, gradients = [], [], []
         for call, piece in found:

@@ -35,7 +35,7 @@ class Dense:
     def add_to(self, total: Tensor, factors: Tensor, room: Tensor) -> None:
         """Add each gradient times its factor: total [coordinate], factors [element], room [ROOM], all float64."""
         elements, width = self.gradients.shape
-        if elements * width <= _FEW:
+        if elements * width <= ROOM // 4:
             total.addmv_(self.gradients.double().t(), factors)
             return
         columns = min(width, ROOM // 4)
