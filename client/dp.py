@@ -22,7 +22,7 @@ from common.bookkeeping import engine
 from common.bookkeeping.engine import ClippedSum
 from common.bookkeeping.memory import reused_memory
 from common.bookkeeping.rows import RowIndex
-from common.bookkeeping.rules import refuse_uncovered
+from common.bookkeeping.rules import layers_of
 from common.data.batch import NOBODY, Batch, parts_of, take
 from common.models.loss import per_example_loss
 from common.privacy.opacus_parts import load_convolution_rule, load_opacus_package
@@ -30,8 +30,9 @@ from common.privacy.opacus_parts import load_convolution_rule, load_opacus_packa
 # Layers whose rule in Opacus is exact for any shape that we call them with. Anything else falls back to functorch,
 # which drops keyword arguments and takes whole sub-trees: we refuse instead.
 _COVERED_BY_OPACUS = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d)
-_ROW_GRADIENTS_IN_MEMORY = 1 << 25  # numbers: 128 MiB as float32; Opacus' are three times that while they are clipped
+_ROW_GRADIENTS_IN_MEMORY = 1 << 23  # numbers: 32 MiB as float32; Opacus' are three times that while they are clipped
 Engine = Literal["bookkeeping", "opacus"]
+Gradients = dict[str, Tensor]
 _FEWEST_ROWS, _MOST_ROWS = 16, 128
 
 
@@ -56,7 +57,7 @@ def per_row_gradients(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         ValueError: a trainable parameter of the model is covered by no exact rule.
     """
-    refuse_uncovered(model)
+    layers_of(model)
     training = model.training
     model.train()
     try:
@@ -93,20 +94,18 @@ def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSu
     rows = clipping.rows or part_rows(sum(parameter.numel() for parameter in trainable.values()))
     total = {name: torch.zeros(parameter.shape, dtype=torch.float64) for name, parameter in trainable.items()}
     nonfinite = 0
-    for found in _SUMS[clipping.engine](model, batch, clipping, rows):
-        for name, part in found.gradients.items():
-            total[name] += part
-        nonfinite += found.num_nonfinite
+    for found in _SUMS[clipping.engine](model, batch, clipping, rows, total):
+        nonfinite += found
     return ClippedSum(total, nonfinite)
 
 
-def part_rows(num_coordinates: int) -> int:
+def part_rows(num_coordinates: int, *, most: int = _MOST_ROWS) -> int:
     """Count the rows that go through the model at once: a power of two that depends on the model's size and no record.
 
     `num_coordinates` is the number of trainable parameters.
     """
     limit = _ROW_GRADIENTS_IN_MEMORY // max(1, num_coordinates)
-    return min(max(1 << max(limit, 1).bit_length() - 1, _FEWEST_ROWS), _MOST_ROWS)
+    return min(max(1 << max(limit, 1).bit_length() - 1, _FEWEST_ROWS), most)
 
 
 def row_gradients(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
@@ -122,32 +121,37 @@ def _losses(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
     return per_example_loss(model(batch), batch.labels[clipping.task], auxiliary_weight=clipping.auxiliary_weight)
 
 
-def _booked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int) -> Iterator[ClippedSum]:
-    """Clipped sums of parts in which every subject is whole, and of each subject that is larger than a part."""
+def _booked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int, total: Gradients) -> Iterator[int]:
+    """Add clipped sums of parts in which every subject is whole, and of each subject that is larger than a part."""
     for whose in _whole_subjects(batch.subjects, rows):
         parts = list(parts_of(take(batch, whose), rows))
         norm = clipping.clip_norm if len(parts) == 1 else float("inf")
         sums = [
-            engine.part_sum(model, partial(_losses, model, part, clipping), RowIndex(part.subjects), clip_norm=norm)
+            engine.part_sum(
+                model,
+                partial(_losses, model, part, clipping),
+                RowIndex(part.subjects),
+                clip_norm=norm,
+                onto=total if len(parts) == 1 else None,
+            )
             for part in parts
         ]
-        yield sums[0] if len(parts) == 1 else _clipped_mean(sums, parts, clipping.clip_norm)
+        yield sums[0].num_nonfinite if len(parts) == 1 else _add_clipped_mean(sums, parts, clipping.clip_norm, total)
 
 
 def _whole_subjects(subjects: Tensor, rows: int) -> Iterator[Tensor]:
     """Give the rows of as many subjects as fit into a part together, or of one that does not fit into any."""
-    counts = torch.unique(subjects, return_counts=True)[1].tolist()
-    waiting: list[Tensor] = []
-    for own in torch.split(torch.argsort(subjects, stable=True), counts):
-        if waiting and sum(map(len, waiting)) + len(own) > rows:
-            yield torch.cat(waiting)
-            waiting = []
-        waiting.append(own)
-    if waiting:
-        yield torch.cat(waiting)
+    order, start, filled = torch.argsort(subjects, stable=True), 0, 0
+    for count in torch.unique(subjects, return_counts=True)[1].tolist():
+        if filled and filled + count > rows:
+            yield order[start : start + filled]
+            start, filled = start + filled, 0
+        filled += count
+    if filled:
+        yield order[start:]
 
 
-def _clipped_mean(sums: list[ClippedSum], parts: list[Batch], clip_norm: float) -> ClippedSum:
+def _add_clipped_mean(sums: list[ClippedSum], parts: list[Batch], clip_norm: float, total: Gradients) -> int:
     """Clip one subject's gradient that was computed in several parts, each the mean over the part's rows."""
     counts = [int((part.subjects != NOBODY).sum()) for part in parts]
     mean = {
@@ -158,9 +162,11 @@ def _clipped_mean(sums: list[ClippedSum], parts: list[Batch], clip_norm: float) 
     whole = torch.cat([part.ravel() for part in mean.values()])
     norm = engine.rounded_up(torch.linalg.vector_norm(whole), len(whole))
     if any(part.num_nonfinite for part in sums) or not bool(torch.isfinite(norm)):
-        return ClippedSum({name: torch.zeros_like(part) for name, part in mean.items()}, 1)
+        return 1
     factor = float((clip_norm / norm).clamp(max=1.0))
-    return ClippedSum({name: factor * part for name, part in mean.items()}, 0)
+    for name, part in mean.items():
+        total[name].add_(part, alpha=factor)
+    return 0
 
 
 @contextmanager
@@ -187,7 +193,7 @@ def _hooks(model: nn.Module) -> Iterator[None]:
             parameter.grad = None
 
 
-def _hooked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int) -> Iterator[ClippedSum]:
+def _hooked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int, total: Gradients) -> Iterator[int]:
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     with _hooks(model):
         for means in _mean_gradients(model, batch, clipping, rows=rows):
@@ -195,10 +201,11 @@ def _hooked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int) 
             finite = torch.isfinite(norm)
             if not bool(finite.all()):
                 means = torch.where(finite.unsqueeze(1), means, 0.0)  # noqa: PLW2901  (0 * inf would be NaN)
-            total = torch.where(finite, (clipping.clip_norm / norm).clamp(max=1.0), 0.0) @ means
-            parts = torch.split(total, [parameter.numel() for parameter in trainable.values()])
-            sums = {name: part.view_as(trainable[name]) for name, part in zip(trainable, parts, strict=True)}
-            yield ClippedSum(sums, int((~finite).sum()))
+            found = torch.where(finite, (clipping.clip_norm / norm).clamp(max=1.0), 0.0) @ means
+            parts = torch.split(found, [parameter.numel() for parameter in trainable.values()])
+            for name, part in zip(trainable, parts, strict=True):
+                total[name] += part.view_as(trainable[name])
+            yield int((~finite).sum())
 
 
 def _hooked_gradients(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:

@@ -27,8 +27,10 @@ _noise, _draw, _descend, _part = train.add_noise, train.draw_sample, train._desc
 Gradients = dict[str, Tensor]
 
 
-def _longer(model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex, *, clip_norm: float) -> ClippedSum:
-    return _part(model, lambda: 1.001 * losses(), rows, clip_norm=clip_norm)
+def _longer(
+    model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex, *, clip_norm: float, onto: Gradients | None
+) -> ClippedSum:
+    return _part(model, lambda: 1.001 * losses(), rows, clip_norm=clip_norm, onto=onto)
 
 
 @dataclass(frozen=True)

@@ -1,85 +1,146 @@
 """What every call of a trainable layer saw and what came back to it, from one forward and one backward pass.
 
-Only gradients of the calls' outputs are asked for, so that no weight gradient of the whole batch is computed besides,
-and what lies below the first trainable layer is not gone through. That nothing else uses a trainable parameter is
+Gradients are taken where they pass by on the way back, so that a call's input is let go as soon as its layer's rule has
+used it, and no weight gradient of the whole batch is computed besides. That nothing else uses a trainable parameter is
 checked in autograd's own graph: a use that no call accounts for would be a part of the gradient that is left out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from common.bookkeeping.rows import NO_ROW, RowIndex, rows_of_call
-from common.bookkeeping.rules import RULES, Tokens
+from common.bookkeeping.rows import NO_ROW, rows_of_call
+from common.bookkeeping.rules import Layer, Tokens
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a layer: what it saw, and the part's row that each element belongs to (None: all in order)."""
+    """One call of a layer: what it saw, and the part's row that each element belongs to (None: all in order).
 
-    name: str
-    module: nn.Module
+    `place` is how many calls came before it; `edge` is where the gradient of its output, of `shape`, passes by.
+    """
+
+    place: int
+    layer: Layer
     seen: Tensor
     version: int
     rows: Tensor | None
     edge: GradientEdge
+    shape: Size
 
 
-def record(model: nn.Module, losses: Callable[[], Tensor], rows: RowIndex) -> Iterator[tuple[Call, Tensor]]:
-    """Run the losses [row] once forward and once backward, each row's weighted with its part of its subject's mean.
+Take = Callable[[Call, Tensor], None]
+
+_one = torch.zeros((), requires_grad=True)
+_LEAF, _CAST = type(get_gradient_edge(_one).node), type(_one.double().grad_fn)
+
+
+def go_forth(
+    layers: list[Layer], trainable: Mapping[str, nn.Parameter], losses: Callable[[], Tensor], num_rows: int
+) -> tuple[Tensor, list[Call]]:
+    """Run the losses once.
 
     Returns:
-        Every call that the losses depend on with the gradient of its output, in the order of the calls.
+        The losses [row], and every call that they depend on, in the order of the calls.
 
     Raises:
-        ValueError: a call's elements are not rows of the part, a layer ran without gradients, what a layer saw was
-            overwritten, or something besides the calls uses a trainable parameter.
+        ValueError: a call's elements are not rows of the part, a layer ran without gradients, or something besides the
+            calls uses a trainable parameter.
     """
     calls: list[Call] = []
-    names = {
-        module: name
-        for name, module in model.named_modules()
-        if type(module) in RULES and any(part.requires_grad for part in module.parameters(recurse=False))
-    }
+    by_module = {layer.module: layer for layer in layers}
 
     def keep(module: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+        layer, rows = by_module[module], rows_of_call()
         seen = output if isinstance(module, Tokens) else (*given, *named.values())[0]
-        rows_seen = rows_of_call()
-        problem = _problem(module, seen, output, len(rows), rows_seen)
+        problem = _problem(module, seen, output, num_rows, rows)
         if problem:
-            raise ValueError(f"{names[module]}: {problem}")
-        edge = get_gradient_edge(output)
-        calls.append(Call(names[module], module, seen.detach(), seen._version, rows_seen, edge))
+            raise ValueError(f"{layer.name}: {problem}")
+        edge = get_gradient_edge(_whole(output))
+        calls.append(Call(len(calls), layer, seen.detach(), seen._version, rows, edge, output.shape))
 
     # First of all hooks: another hook may give another output in this one's place.
-    hooks = [module.register_forward_hook(keep, prepend=True, with_kwargs=True) for module in names]
+    hooks = [layer.module.register_forward_hook(keep, prepend=True, with_kwargs=True) for layer in layers]
     try:
         found = losses()
     finally:
         for hook in hooks:
             hook.remove()
-    if found.shape != (len(rows),):
-        raise ValueError(f"one loss for each of {len(rows)} rows was expected, got a shape of {tuple(found.shape)}")
+    if found.shape != (num_rows,):
+        raise ValueError(f"one loss for each of {num_rows} rows was expected, got a shape of {tuple(found.shape)}")
     if not found.requires_grad:
-        return
+        return found, []
     nodes, uses = _graph(found)
     calls = [call for call in calls if call.edge.node in nodes]
-    _check_uses(model, calls, uses)
-    if not calls:
-        return
-    weights = rows.weights().to(found.dtype)
-    above = torch.autograd.grad(found, [call.edge for call in calls], weights, allow_unused=True)
-    for call, gradient in zip(calls, above, strict=True):
+    _check_uses(trainable, calls, uses)
+    return found, calls
+
+
+def go_back(loss: Tensor, calls: list[Call], take: Take) -> None:
+    """Go back from the weighted sum of the losses, and hand each call over with the gradient of its output.
+
+    `calls` is emptied, so that what a call saw lives no longer than `take` needs it.
+
+    Raises:
+        ValueError: what a layer saw was overwritten after the call.
+    """
+    at: dict[Node, list[Call]] = {}
+    for call in calls:
+        at.setdefault(call.edge.node, []).append(call)
+    calls.clear()
+    # Autograd runs what lies above the edges that it is asked for. Asked for all of them, it would keep all gradients
+    # until the end, and would give some as they were before hooks of the model's own.
+    lowest = [call for node, several in at.items() if _is_lowest(node, at) for call in several]
+    edges = [call.edge for call in lowest]
+    for edge in edges:
+        at.pop(edge.node, None)
+    hooks = [node.register_prehook(partial(_arrived, several, take)) for node, several in at.items()]
+    try:
+        above = torch.autograd.grad(loss, edges, allow_unused=True) if edges else ()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    _arrived(lowest, take, above, in_order=True)
+
+
+def _arrived(calls: list[Call], take: Take, above: tuple[Tensor | None, ...], *, in_order: bool = False) -> None:
+    for number in range(len(calls)):
+        call = calls.pop(0)
+        gradient = above[number if in_order else call.edge.output_nr]
         if call.seen._version != call.version:
-            raise ValueError(f"what {call.name} saw was overwritten after the call")
+            raise ValueError(f"what {call.layer.name} saw was overwritten after the call")
         if gradient is not None:
-            yield call, gradient
+            take(call, gradient.reshape(call.shape))
+
+
+def _is_lowest(node: Node, others: Mapping[Node, object]) -> bool:
+    """Whether no other call's node is below this one."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        for below, _ in waiting.pop().next_functions:
+            if below is not None and below not in seen:
+                if below in others:
+                    return False
+                seen.add(below)
+                waiting.append(below)
+    return True
+
+
+def _whole(output: Tensor) -> Tensor:
+    """What an output is a view of, where it is one: a change in its place goes round the view's own node."""
+    base = output._base
+    if base is None or base.grad_fn is None:
+        return output
+    if base.numel() != output.numel() or not (base.is_contiguous() and output.is_contiguous()):
+        raise ValueError(f"a layer's output of shape {tuple(output.shape)} is a part of {tuple(base.shape)}")
+    return base
 
 
 def _problem(module: nn.Module, seen: Tensor, output: Tensor, num_rows: int, rows: Tensor | None) -> str:
@@ -106,35 +167,28 @@ def _fewest_dimensions(module: nn.Module) -> int:
 
 
 def _graph(found: Tensor) -> tuple[set[Node], Counter[int]]:
-    """All nodes that the losses depend on, and how often each leaf is used, by the leaf's identity."""
+    """All nodes that the losses depend on, and how often each leaf is used, by the leaf's identity.
+
+    Mixed precision casts a weight once and uses the cast often: its uses count, not the cast itself.
+    """
     root = get_gradient_edge(found).node
     nodes, waiting, uses = {root}, [root], Counter[int]()
     while waiting:
         for node, _ in waiting.pop().next_functions:
             if node is None:
                 continue
-            leaf = _leaf(node)
-            if leaf is not None:
-                uses[id(leaf)] += 1
-            if node not in nodes:
-                nodes.add(node)
-                # Mixed precision casts a weight once and uses the cast often: its uses count, not the cast itself.
-                if leaf is None or node.name() != "ToCopyBackward0":
-                    waiting.append(node)
+            leaf = node.next_functions[0][0] if type(node) is _CAST else node
+            if type(leaf) is _LEAF:
+                uses[id(getattr(leaf, "variable"))] += 1  # noqa: B009  (unknown to the type checker)
+            elif node not in nodes:
+                waiting.append(node)
+            nodes.add(node)
     return nodes, uses
 
 
-def _leaf(node: Node) -> Tensor | None:
-    """The parameter that a node stands for, cast or not."""
-    if node.name() == "ToCopyBackward0" and len(node.next_functions) == 1 and node.next_functions[0][0] is not None:
-        node = node.next_functions[0][0]
-    variable = getattr(node, "variable", None)
-    return variable if isinstance(variable, Tensor) else None
-
-
-def _check_uses(model: nn.Module, calls: list[Call], uses: Counter[int]) -> None:
-    seen = Counter(id(part) for call in calls for part in call.module.parameters(recurse=False) if part.requires_grad)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and seen[id(parameter)] != uses[id(parameter)]:
-            times, known = uses[id(parameter)], seen[id(parameter)]
+def _check_uses(trainable: Mapping[str, nn.Parameter], calls: list[Call], uses: Counter[int]) -> None:
+    seen = Counter(name for call in calls for name in call.layer.own.values())
+    for name, parameter in trainable.items():
+        times, known = uses[id(parameter)], seen[name]
+        if times != known:
             raise ValueError(f"parameter {name} is used {times} times, {known} of them by a call of its layer")

@@ -32,21 +32,25 @@ class RowIndex:
 
         As many slots as rows, whoever they belong to, so that no shape depends on how many subjects there are.
         """
-        if self._all_differ:
+        if self.alone:
             return torch.arange(len(self))
         _, who = torch.unique(self.subjects, return_inverse=True)
         first = torch.full_like(who, len(who)).scatter_reduce_(0, who, torch.arange(len(who)), "amin")
         return torch.where(self.subjects >= 0, first[who], NO_ROW)
 
+    def firsts(self) -> Tensor:
+        """Whether each row is its subject's first: bool [row]."""
+        return self.slots() == torch.arange(len(self))
+
     def weights(self) -> Tensor:
         """Give each row its part of its subject's mean loss: float64 [row], 0 for nobody."""
-        if self._all_differ:
+        if self.alone:
             return torch.ones(len(self), dtype=torch.float64)
         _, who, counts = torch.unique(self.subjects, return_inverse=True, return_counts=True)
         return torch.where(self.subjects >= 0, 1.0 / counts.double()[who], 0.0)
 
     @cached_property
-    def _all_differ(self) -> bool:
+    def alone(self) -> bool:
         """Whether it is plain to see, because they ascend, that each row is a subject of its own."""
         ascend = bool((self.subjects[1:] > self.subjects[:-1]).all())
         return ascend and len(self) > 0 and int(self.subjects[0]) >= 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,15 @@ class Tokens(nn.Module):
     def forward(self, rows: int) -> Tensor:
         """Give every row the tokens: [row, token, width]."""
         return self.weight.expand(rows, *self.weight.shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module with trainable parameters: `own` gives, by its own name for each, the model's."""
+
+    name: str
+    module: nn.Module
+    own: dict[str, str]
 
 
 def is_free(module: nn.Module, seen: Tensor) -> bool:
@@ -134,25 +144,43 @@ RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Gradients]] =
 }
 
 
-def refuse_uncovered(model: nn.Module) -> None:
-    """Check that a rule covers every trainable parameter.
+def layers_of(model: nn.Module) -> tuple[list[Layer], dict[str, nn.Parameter]]:
+    """Find the layers that have trainable parameters, and these parameters by the model's name for them.
 
     Raises:
         ValueError: a module mixes rows, is compiled, or has a trainable parameter that no rule covers; it is named.
     """
+    layers, trainable = [], {}
+    names: dict[int, str] = {}
     for path, module in model.named_modules():
-        name = f"{path or 'the model'} ({type(module).__name__})"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(f"{name} mixes the rows of a batch")
-        if "_orig_mod" in dict(module.named_children()) or module._compiled_call_impl is not None:
-            raise ValueError(f"{name} is compiled, which hides its layers: give the model itself")
-        own = [key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
-        if own and (type(module) not in RULES or not {"weight", "bias"}.issuperset(own)):
-            kinds = ", ".join(kind.__name__ for kind in RULES)
-            raise ValueError(f"parameter {own[0]!r} of {name} has no exact per-row gradient: use one of {kinds}")
-        if (
-            own
-            and isinstance(module, nn.Embedding)
-            and (module.max_norm is not None or module.sparse or module.scale_grad_by_freq)
-        ):
-            raise ValueError(f"{name} has no exact per-row gradient with max_norm, sparse or scale_grad_by_freq")
+        own = {}
+        for key, parameter in module._parameters.items():
+            if parameter is not None and parameter.requires_grad:
+                own[key] = names.setdefault(id(parameter), f"{path}.{key}" if path else key)
+                trainable[own[key]] = parameter
+        problem = _problem(module, own)
+        if problem:
+            raise ValueError(problem.format(f"{path or 'the model'} ({type(module).__name__})"))
+        if own:
+            layers.append(Layer(path, module, own))
+    return layers, trainable
+
+
+def _problem(module: nn.Module, own: dict[str, str]) -> str:
+    """Why a module has no exact per-row gradients, with a place for its name; empty where it has."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return "{} mixes the rows of a batch"
+    if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+        return "{} is compiled, which hides its layers: give the model itself"
+    return _problem_of_own(module, own) if own else ""
+
+
+def _problem_of_own(module: nn.Module, own: dict[str, str]) -> str:
+    if type(module) not in RULES or not {"weight", "bias"}.issuperset(own):
+        kinds = ", ".join(kind.__name__ for kind in RULES)
+        return f"parameter {next(iter(own))!r} of {{}} has no exact per-row gradient: use one of {kinds}"
+    if "forward" in vars(module):
+        return "{} has a forward of its own: it may compute anything"
+    if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.sparse or module.scale_grad_by_freq):
+        return "{} has no exact per-row gradient with max_norm, sparse or scale_grad_by_freq"
+    return ""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from client.dp import part_rows
 from client.train import add_noise
-from common.bookkeeping.engine import clipped_sum
+from common.bookkeeping.engine import part_sum
 from common.bookkeeping.memory import reused_memory
 from common.bookkeeping.rows import RowIndex
 from common.privacy.noise import os_noise
@@ -46,11 +47,21 @@ def plain(work: Workload) -> Iterator[Found]:
 
 @contextmanager
 def ours(work: Workload) -> Iterator[Found]:
-    """The book-keeping engine."""
-    rows = RowIndex(torch.arange(len(work.labels)))
-    losses = lambda: row_losses(work.model, work.inputs, work.labels)  # noqa: E731
+    """The book-keeping engine, in parts of as many rows as a site's training takes of a model of this size."""
+    rows = part_rows(sum(part.numel() for part in trainable(work.model).values()), most=len(work.labels))
+    parts = [
+        (partial(row_losses, work.model, inputs, labels), RowIndex(torch.arange(len(labels))))
+        for inputs, labels in zip(torch.split(work.inputs, rows), torch.split(work.labels, rows), strict=True)
+    ]
+
+    def found() -> Gradients:
+        total = None
+        for losses, index in parts:
+            total = part_sum(work.model, losses, index, clip_norm=CLIP_NORM, onto=total).gradients
+        return total or {}
+
     with reused_memory():
-        yield lambda: clipped_sum(work.model, losses, rows, clip_norm=CLIP_NORM)
+        yield found
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def test_a_squared_norm_is_not_too_small_and_hardly_too_large(width: int, scale:
     vectors = torch.randn(64, width, generator=torch.Generator().manual_seed(width)) * scale
     found, true = squares_of(vectors), exact(vectors)
     assert (found >= true * (1 - 1e-12)).all()
-    assert (found <= true * (1 + 5e-6) + width * 2.0**-125).all()
+    assert (found <= true * (1 + 9e-6) + width * 2.0**-125).all()
 
 
 def test_float32_alone_would_be_too_small() -> None:

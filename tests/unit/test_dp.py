@@ -54,7 +54,7 @@ def test_rows_go_through_the_model_in_parts_whose_shape_depends_on_no_record() -
         assert {len(part) for part in parts} == {128}
         subjects = torch.cat([part.subjects for part in parts])
         assert len(subjects[subjects != NOBODY]) == number
-    assert [part_rows(size) for size in (10, 300_000, 10_000_000)] == [128, 64, 16]
+    assert [part_rows(size) for size in (10, 100_000, 10_000_000)] == [128, 64, 16]
 
 
 @pytest.mark.parametrize("rows", [(2,) * 150, (300, 1, 2), (127, 2, 300, 1), (1, 128, 128, 5)])
