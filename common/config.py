@@ -91,6 +91,9 @@ class FusionConfig(Section):
     kind: Literal["early", "late", "hybrid", "bottleneck", "perceiver", "cross"] = Field(description="Fusion policy.")
     hybrid_layers: int = Field(1, ge=0, description="Layers with own-modality attention before all meet (hybrid).")
     latents: int = Field(4, ge=1, le=512, description="Bottleneck or latent tokens (bottleneck, perceiver).")
+    window_seconds: float | None = Field(
+        None, gt=0, description="How far apart in time tokens of sounds and signals may read each other; default: any."
+    )
     query: str | None = Field(None, description="The modality that reads the others (cross); default: the first.")
 
 

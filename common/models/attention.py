@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,6 +13,15 @@ from common.config import ModelConfig
 from common.models.encoders.options import BytesOptions, VitOptions
 
 Size = ModelConfig | BytesOptions | VitOptions
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Some tokens read some: places int64 [query] and [key], and who may read whom, bool [batch, query, key]."""
+
+    asking: Tensor
+    asked: Tensor
+    may_read: Tensor
 
 
 class Block(nn.Module):
@@ -31,26 +42,28 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, may_read: Tensor) -> Tensor:
         """Let tokens [batch, token, width] read each other where bool [batch, token, token] says so."""
+        everyone = torch.arange(tokens.shape[1], device=tokens.device)
+        return self.by_group(tokens, (Reading(everyone, everyone, may_read),))
+
+    def by_group(self, tokens: Tensor, readings: Sequence[Reading]) -> Tensor:
+        """Let some of the tokens [batch, token, width] read, each group its own: what no group asks costs no query.
+
+        Returns:
+            [batch, query, width]: the tokens that asked, as they are now, in the order of their places.
+        """
         normed = self.before_attention(tokens)
-        query, key, value = (self._split(part(normed)) for part in (self.query, self.key, self.value))
-        read = functional.scaled_dot_product_attention(query, key, value, attn_mask=may_read.unsqueeze(1))
-        tokens = tokens + self.out(read.transpose(1, 2).reshape(tokens.shape))
+        key, value = self._split(self.key(normed)), self._split(self.value(normed))
+        asking = torch.cat([reading.asking for reading in readings])
+        query = self._split(self.query(normed[:, asking]))
+        parts = zip(torch.split(query, [len(reading.asking) for reading in readings], dim=2), readings, strict=True)
+        read = torch.cat([_attend(part, key, value, reading) for part, reading in parts], dim=2)
+        tokens = tokens[:, asking] + self.out(read.transpose(1, 2).flatten(2))
         wide = functional.gelu(self.widen(self.before_feedforward(tokens)))
-        return torch.add(tokens, self.narrow(wide))
+        return torch.add(tokens, self.narrow(wide))[:, torch.argsort(asking)]
 
     def _split(self, tokens: Tensor) -> Tensor:
         batch, length, width = tokens.shape
         return tokens.view(batch, length, self._heads, width // self._heads).transpose(1, 2)
-
-
-def allowed(policy: np.ndarray, key_mask: Tensor) -> Tensor:
-    """Join policy [token, token] and key mask [batch, token]: bool [batch, token, token].
-
-    Guarantees:
-        never empty: every token reads itself, so that no softmax runs over nothing (which would be NaN).
-    """
-    itself = torch.eye(len(policy), dtype=torch.bool, device=key_mask.device)
-    return (torch.from_numpy(policy).to(key_mask.device) & key_mask.unsqueeze(1)) | itself
 
 
 class Layers(nn.Module):
@@ -64,7 +77,27 @@ class Layers(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Change tokens [batch, token, width], of which those are read that the mask [batch, token] has."""
-        may_read = allowed(np.ones((tokens.shape[1],) * 2, dtype=np.bool_), mask)
+        everyone = torch.arange(tokens.shape[1], device=tokens.device)
+        may_read = or_itself(mask.unsqueeze(1), everyone, everyone)
         for layer in self.layers:
             tokens = layer(tokens, may_read)
         return torch.as_tensor(self.norm(tokens))
+
+
+def or_itself(may_read: Tensor, asking: Tensor, asked: Tensor) -> Tensor:
+    """Add that every token reads itself, so that no softmax runs over nothing (which would be NaN).
+
+    Args:
+        may_read: bool [batch, query or 1, key].
+        asking: int64 [query], places of the tokens that read.
+        asked: int64 [key], places of the tokens that are read.
+
+    Returns:
+        bool [batch, query, key].
+    """
+    return may_read | (asking.unsqueeze(1) == asked)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, reading: Reading) -> Tensor:
+    key, value = key[:, :, reading.asked], value[:, :, reading.asked]
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=reading.may_read.unsqueeze(1))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.config import FusionConfig, ModelConfig
-from common.models.attention import Block, allowed
+from common.data.modalities import ModalitySpec
+from common.data.readings import steps_per_second
+from common.models.attention import Block, Reading, or_itself
 
 _LATENT = -1
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Whose each token is: [token], index of the modality, or -1 for a latent; and what the policies need to know."""
+    """Whose each token is: [token], index of the modality, or -1 for a latent; and what the policies need to know.
+
+    Policies tell tokens apart by their owner only, so that one entry for all tokens of an owner says as much.
+    """
 
     owner: np.ndarray
     query: int
@@ -84,48 +90,102 @@ _OWN_LATENTS = {"early": 0, "cross": 1, "late": 0, "hybrid": 0}
 class Fusion(nn.Module):
     """The fusion transformer."""
 
-    def __init__(self, config: FusionConfig, model: ModelConfig, modalities: tuple[str, ...]) -> None:
+    def __init__(self, config: FusionConfig, model: ModelConfig, modalities: Mapping[str, ModalitySpec]) -> None:
         """Build it for these modalities, in the order in which their tokens will come.
 
         Raises:
             ValueError: fusion.query names no modality of the schema.
         """
         super().__init__()
+        self._modalities = tuple(modalities)
         if config.query is not None and config.query not in modalities:
             raise ValueError(f"fusion.query must be one of {', '.join(modalities)}, got {config.query!r}")
-        self._policy = POLICIES[config.kind]
-        self._query = modalities.index(config.query) if config.query else 0
-        self._hybrid_layers = config.hybrid_layers
-        self._modalities = modalities
+        query = self._modalities.index(config.query) if config.query else 0
         self.num_latents = _OWN_LATENTS.get(config.kind, config.latents)
+        owner = [*range(len(modalities)), *([_LATENT] if self.num_latents else [])]
+        segments = Segments(np.array(owner), query, config.hybrid_layers)
+        self._groups = [groups_of(POLICIES[config.kind](layer, segments)) for layer in range(model.layers)]
         if self.num_latents:
+            # The answer is read from the latents, so nobody else need ask in the last layer.
+            latent = len(modalities)
+            self._groups[-1] = [((latent,), asked) for asking, asked in self._groups[-1] if latent in asking]
             self.latents = nn.Embedding(self.num_latents, model.width)
+        self._window = config.window_seconds
+        self._timed = [steps_per_second(spec) < float("inf") for spec in modalities.values()]
         self.layers = nn.ModuleList(Block(model) for _ in range(model.layers))
         self.norm = nn.LayerNorm(model.width)
 
-    def forward(self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor], seconds: Mapping[str, Tensor]
+    ) -> Tensor:
         """Fuse tokens [batch, token, width] of every modality into one vector a row: [batch, width].
 
         A row in which nothing is present still gets an answer: what the model says about nobody in particular.
+
+        Args:
+            tokens: by modality.
+            masks: which of them are there, bool [batch, token].
+            seconds: when each was measured, [batch, token]; only a time window asks.
         """
-        first = tokens[self._modalities[0]]
-        parts, seen = [tokens[name] for name in self._modalities], [masks[name] for name in self._modalities]
-        owner = [np.full(part.shape[1], place) for place, part in enumerate(parts)]
+        parts, seen, when = ([given[name] for name in self._modalities] for given in (tokens, masks, seconds))
+        timed = [torch.full_like(mask[0], known) for mask, known in zip(seen, self._timed, strict=True)]
         if self.num_latents:
-            ids = torch.arange(self.num_latents, device=first.device).repeat(len(first), 1)
+            rows, device = len(parts[0]), parts[0].device
+            ids = torch.arange(self.num_latents, device=device).repeat(rows, 1)
             parts.append(self.latents(ids))
             seen.append(torch.ones_like(ids, dtype=torch.bool))
-            owner.append(np.full(self.num_latents, _LATENT))
+            when.append(torch.zeros(ids.shape, device=device))
+            timed.append(torch.zeros(self.num_latents, dtype=torch.bool, device=device))
+        lengths = [part.shape[1] for part in parts]
+        line = Line(lengths, torch.cat(seen, dim=1), torch.cat(when, dim=1), torch.cat(timed), self._window)
         together: Tensor = torch.cat(parts, dim=1)
-        key_mask = torch.cat(seen, dim=1)
-        segments = Segments(np.concatenate(owner), self._query, self._hybrid_layers)
-        for layer, block in enumerate(self.layers):
-            together = block(together, allowed(self._policy(layer, segments), key_mask))
+        for block, groups in zip(self.layers, self._groups, strict=True):
+            together = cast("Block", block).by_group(together, [line.reading(*group) for group in groups])
         together = self.norm(together)
         if self.num_latents:
-            return together[:, -self.num_latents :].mean(dim=1)
-        lengths = [part.shape[1] for part in parts]
+            return together.mean(dim=1)
         return mean_of_modalities(torch.split(together, lengths, dim=1), seen)
+
+
+@dataclass(frozen=True)
+class Line:
+    """All tokens of a batch in one line, segment after segment: lengths, and of each token what attention asks for.
+
+    Attributes:
+        lengths: tokens of each segment.
+        mask: bool [batch, token].
+        seconds: [batch, token].
+        timed: bool [token], whether a token has a time at all.
+        window_seconds: how far apart two tokens that have a time may be; None: any distance.
+    """
+
+    lengths: Sequence[int]
+    mask: Tensor
+    seconds: Tensor
+    timed: Tensor
+    window_seconds: float | None
+
+    def reading(self, asking: Sequence[int], asked: Sequence[int]) -> Reading:
+        """Let the tokens of some segments read those of some."""
+        everyone = torch.split(torch.arange(sum(self.lengths), device=self.mask.device), list(self.lengths))
+        query, key = (torch.cat([everyone[segment] for segment in segments]) for segments in (asking, asked))
+        may_read = self.mask[:, key].unsqueeze(1)
+        if self.window_seconds is not None:
+            apart = (self.seconds[:, query].unsqueeze(2) - self.seconds[:, key].unsqueeze(1)).abs()
+            both_timed = self.timed[query].unsqueeze(1) & self.timed[key]
+            may_read = may_read & ((apart <= self.window_seconds) | ~both_timed)
+        return Reading(query, key, or_itself(may_read, query, key))
+
+
+Group = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def groups_of(policy: np.ndarray) -> list[Group]:
+    """Put segments that read the same ones together: from bool [segment, segment] to (who asks, who is asked)."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for segment, row in enumerate(policy):
+        groups.setdefault(tuple(np.flatnonzero(row).tolist()), []).append(segment)
+    return [(tuple(asking), asked) for asked, asking in groups.items()]
 
 
 def pooled(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -36,29 +36,29 @@ class TransformerModel(nn.Module):
         self.encoders = nn.ModuleDict(
             {module_key(name): build_encoder(name, spec, options.get(name), width) for name, spec in modalities}
         )
-        self.fusion = Fusion(config.fusion, config.model, tuple(schema.modalities))
+        self.fusion = Fusion(config.fusion, config.model, schema.modalities)
         self.heads = nn.ModuleDict({module_key(config.objective.task): ClassificationHead(task, width)})
         with_auxiliary = tuple(schema.modalities) if config.objective.auxiliary_weight > 0 else ()
         self.auxiliary = nn.ModuleDict({module_key(name): ClassificationHead(task, width) for name in with_auxiliary})
         self._modalities, self._with_auxiliary, self._width = tuple(schema.modalities), with_auxiliary, width
         self._task = config.objective.task
 
-    def _encode(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One modality's tokens and their mask: those that a frozen encoder gave before, where the batch has them."""
+    def _encode(self, name: str, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """One modality's tokens, mask and time; those that a frozen encoder gave before, where the batch has them."""
         encoder = cast("Encoder", self.encoders[module_key(name)])
         mask, seconds = encoder.places(batch.mask[name], batch.seconds[name])
         if name in batch.encoded:
             tokens = batch.encoded[name].masked_fill(~mask.unsqueeze(-1), 0.0)
         else:
             tokens, _ = encoder(batch.values[name], batch.mask[name])
-        return tokens + time_code(seconds, self._width), mask
+        return tokens + time_code(seconds, self._width), mask, seconds
 
     def forward(self, batch: Batch) -> Outputs:
         """Answer for every row of the batch."""
-        tokens, masks = {}, {}
+        tokens, masks, seconds = {}, {}, {}
         for name in self._modalities:
-            tokens[name], masks[name] = self._encode(name, batch)
-        logits = self.heads[module_key(self._task)](self.fusion(tokens, masks))
+            tokens[name], masks[name], seconds[name] = self._encode(name, batch)
+        logits = self.heads[module_key(self._task)](self.fusion(tokens, masks, seconds))
         auxiliary = {
             name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary
         }
