@@ -21,6 +21,7 @@ from client.evaluate import MOST_ROWS
 from common.compose import validate
 from common.config import Config
 from common.data.batch import Batch, example_values, masked, parts_of, take
+from common.data.labels import example_labels
 from common.models.model import build_model
 from common.releases import schema_of
 
@@ -94,7 +95,7 @@ def synthetic_batch(config: Config, rows: int, *, presence: float = 1 / 2) -> Ba
     for name, spec in schema.modalities.items():
         mask[name] = (torch.rand(rows, 1, generator=random) < presence).repeat(1, spec.num_steps)
         values[name] = masked(example_values(spec, rows, random), mask[name])
-    labels = {name: torch.randint(len(task.classes), (rows,), generator=random) for name, task in schema.tasks.items()}
+    labels = {name: example_labels(task, rows, random) for name, task in schema.tasks.items()}
     attributes = {name: torch.zeros(rows, dtype=torch.int64) for name in schema.attributes}
     seconds = {name: torch.zeros(seen.shape) for name, seen in mask.items()}
     return Batch(values, mask, seconds, labels, attributes, torch.arange(rows))

@@ -13,6 +13,7 @@ from client.dp import Clipping, Engine, clipped_sum, per_row_gradients
 from common.blocks import blocks_of, flatten
 from common.config import Config
 from common.data.batch import Batch, masked, take
+from common.data.labels import is_labelled
 from common.models.loss import per_example_loss
 from common.privacy.noise import NoiseSource
 from common.privacy.plan import PrivacyPlan
@@ -87,7 +88,7 @@ def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: 
 
 def labelled_rows(batch: Batch, training: LocalTraining) -> Batch:
     """The rows that there is something to learn from."""
-    return take(batch, batch.labels[training.task] >= 0)
+    return take(batch, is_labelled(batch.labels[training.task]))
 
 
 def _descend(model: nn.Module, training: LocalTraining, gradients: Iterator[dict[str, Tensor]]) -> None:

@@ -68,7 +68,7 @@ class ObjectiveConfig(Section):
     """What the sites minimise."""
 
     kind: Literal["classification"] = Field(description="Objective; classification is per example.")
-    task: str = Field(description="Task of the site folders to learn.")
+    task: str = Field("", description="Task of the site folders to learn; may be left out where they describe one.")
     auxiliary_weight: float = Field(0.3, ge=0, le=10, description="Weight of the per-modality auxiliary losses.")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance to hide a present modality in training.")
     learning_rate: Positive = Field(description="Learning rate of the sites' SGD steps.")

@@ -9,6 +9,7 @@ from torch import nn
 
 from common.config import Config
 from common.data.batch import Batch
+from common.data.labels import example_labels
 from common.data.schema import Schema
 from common.models.fusion import POLICIES
 from common.models.model import build_model
@@ -24,6 +25,8 @@ SCHEMA = Schema.model_validate(
         "tasks": {
             TASK: {"kind": "binary", "column": "sick"},
             "grade": {"kind": "multiclass", "column": "grade", "classes": ["low", "middle", "high"]},
+            "stay": {"kind": "regression", "column": "stay", "bounds": [0, 30]},
+            "findings": {"kind": "multilabel", "columns": ["fever", "edema", "rash"]},
         },
         "attributes": {"sex": {"column": "sex", "levels": ["female", "male"]}},
     }
@@ -48,6 +51,9 @@ class Recipe:
 EVERY_RECIPE = (
     Recipe(kind="additive"),
     Recipe(kind="additive", task="grade"),
+    Recipe(kind="additive", task="stay"),
+    Recipe(fusion="hybrid", task="stay"),
+    Recipe(fusion="bottleneck", task="findings"),
     *(Recipe(fusion=fusion) for fusion in POLICIES),
     *(Recipe(fusion=fusion, layers=2, task="grade", auxiliary_weight=0.0) for fusion in POLICIES),
 )
@@ -100,8 +106,5 @@ def ragged_batch(rows_per_subject: tuple[int, ...], *, seed: int = 0, presence: 
         drawn = 3 * torch.randn(*shape, spec.num_features, generator=random)
         values[name] = drawn * mask[name].unsqueeze(-1)
         seconds[name] = torch.rand(shape, generator=random).cumsum(dim=1) * 10
-    labels = {
-        name: torch.randint(len(task.classes), (len(subjects),), generator=random)
-        for name, task in SCHEMA.tasks.items()
-    }
+    labels = {name: example_labels(task, len(subjects), random) for name, task in SCHEMA.tasks.items()}
     return Batch(values, mask, seconds, labels, {"sex": torch.zeros(len(subjects), dtype=torch.int64)}, subjects)

@@ -13,7 +13,7 @@ from common.data.batch import Batch
 from common.data.schema import Schema
 from common.models.encoders import ENCODERS, Encoder, time_code
 from common.models.fusion import Fusion, pooled
-from common.models.heads import ClassificationHead
+from common.models.heads import TaskHead
 from common.models.outputs import Outputs
 
 
@@ -33,9 +33,9 @@ class TransformerModel(nn.Module):
         modalities = schema.modalities.items()
         self.encoders = nn.ModuleDict({module_key(name): ENCODERS[spec.kind](spec, width) for name, spec in modalities})
         self.fusion = Fusion(config.fusion, config.model, tuple(schema.modalities))
-        self.heads = nn.ModuleDict({module_key(config.objective.task): ClassificationHead(task, width)})
+        self.heads = nn.ModuleDict({module_key(config.objective.task): TaskHead(task, width)})
         with_auxiliary = tuple(schema.modalities) if config.objective.auxiliary_weight > 0 else ()
-        self.auxiliary = nn.ModuleDict({module_key(name): ClassificationHead(task, width) for name in with_auxiliary})
+        self.auxiliary = nn.ModuleDict({module_key(name): TaskHead(task, width) for name in with_auxiliary})
         self._modalities, self._with_auxiliary, self._width = tuple(schema.modalities), with_auxiliary, width
         self._task = config.objective.task
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -103,7 +104,7 @@ def test_an_additive_logit_is_the_sum_of_its_modalities() -> None:
 
 def test_a_task_that_is_not_there_is_refused() -> None:
     config = config_of(Recipe(task="sickness"))
-    with pytest.raises(ValueError, match=r"objective\.task must be one of sick, grade, got 'sickness'"):
+    with pytest.raises(ValueError, match=r"objective\.task must be one of sick, grade, stay, findings, got 'sickness'"):
         build_model(config, SCHEMA, seed=0)
 
 
@@ -135,6 +136,22 @@ def test_an_unknown_label_costs_nothing_and_an_auxiliary_loss_needs_its_modality
     loss = per_example_loss(Outputs(logits, sure, wrong), labels, auxiliary_weight=0.5)
     assert torch.allclose(loss[:2], plain[:2] + 0.5 * 30.0)
     assert loss[2] == 0
+
+
+def test_an_unknown_number_or_label_costs_nothing() -> None:
+    numbers = per_example_loss(outputs_of(torch.full((2, 1), 0.5)), torch.tensor([-0.5, math.nan]), auxiliary_weight=0)
+    assert numbers.tolist() == [0.5, 0.0]
+    labels = torch.tensor([[1, -1, -1], [0, 1, -1], [-1, -1, -1]])
+    logits = torch.tensor([[0.0, 9.0, 9.0], [0.0, 0.0, 9.0], [5.0, 5.0, 5.0]], requires_grad=True)
+    loss = per_example_loss(outputs_of(logits), labels, auxiliary_weight=0)
+    assert torch.allclose(loss, torch.tensor([1.0, 1.0, 0.0]) * math.log(2)), "the mean over the labels that are known"
+    assert (torch.autograd.grad(loss.sum(), logits)[0][labels < 0] == 0).all()
+
+
+def test_answers_are_chances_of_every_label_and_numbers_within_the_range() -> None:
+    logits = torch.tensor([[0.0, 100.0], [-100.0, 0.0]])
+    assert scores(outputs_of(logits), "multilabel").tolist() == [[0.5, 1.0], [0.0, 0.5]]
+    assert scores(outputs_of(torch.tensor([[0.25], [7.0]])), "regression").flatten().tolist() == [0.25, 1.0]
 
 
 def test_the_trained_task_is_the_configured_one() -> None:
