@@ -52,7 +52,8 @@ def rows_at_once(config: str) -> int:
     parsed = validate(config)
     model = synthetic_model(parsed)
     rows = part_rows(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
-    clipping = Clipping(parsed.objective.task, parsed.objective.auxiliary_weight, 1.0, engine=parsed.privacy.engine)
+    asked = parsed.objective
+    clipping = Clipping(asked.task, asked.auxiliary_weight, 1.0, engine=parsed.privacy.engine, parts=asked.parts)
     numbers = (*_numbers(model, parsed, clipping, rows), *_numbers(model, parsed, clipping, min(rows, MOST_ROWS)))
     return rows if all(map(_same_everywhere, numbers)) else 1
 

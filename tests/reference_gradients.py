@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from client.dp import Clipping, clipped_sum, per_row_gradients
 from common.data.batch import Batch, take
-from common.models.loss import per_example_loss
+from common.models.loss import row_losses
 
 
 def one_subject(model: nn.Module, batch: Batch, subject: int, clipping: Clipping) -> Tensor:
     """One subject's clipped gradient, float64 [coordinate]: of the mean loss over its rows, in a batch of its own."""
     own = take(batch, batch.subjects == subject)
-    losses = per_example_loss(model(own), own.labels[clipping.task], auxiliary_weight=clipping.auxiliary_weight)
+    weight, summed = clipping.auxiliary_weight, clipping.parts
+    losses = row_losses(model.train(), own, task=clipping.task, auxiliary_weight=weight, parts=summed)
     parts = torch.autograd.grad(losses.mean(), [part for part in model.parameters() if part.requires_grad])
     gradient = torch.cat([part.ravel() for part in parts]).double()
     return gradient * min(1.0, clipping.clip_norm / float(gradient.norm().clamp(min=1e-300)))

@@ -10,7 +10,7 @@ import torch
 
 from common.blocks import blocks_of, flatten
 from common.data.batch import hide, take
-from common.models.loss import per_example_loss, scores
+from common.models.loss import per_example_loss, row_losses, scores
 from common.models.model import build_model
 from common.models.outputs import Outputs
 from tests.example_models import EVERY_RECIPE, SCHEMA, Recipe, config_of, model_of, ragged_batch
@@ -65,8 +65,10 @@ def test_every_parameter_gets_a_gradient_in_every_batch(recipe: Recipe) -> None:
     model = model_of(recipe)
     for keep in (tuple(SCHEMA.modalities), ("labs",), ()):
         batch = hide(ragged_batch((2, 1)), keep)
-        loss = per_example_loss(model(batch), batch.labels[recipe.task], auxiliary_weight=recipe.auxiliary_weight)
-        found = torch.autograd.grad(loss.sum(), list(model.parameters()), allow_unused=True)
+        weight, parts = recipe.auxiliary_weight, recipe.all_parts
+        loss = row_losses(model, batch, task=recipe.task, auxiliary_weight=weight, parts=parts)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad(loss.sum(), trained, allow_unused=True)
         assert all(part is not None for part in found)
 
 
