@@ -21,6 +21,7 @@ from client.evaluate import MOST_ROWS
 from common.compose import validate
 from common.config import Config
 from common.data.batch import Batch, example_values, masked, parts_of, take
+from common.data.labels import example_labels
 from common.models.model import build_model
 from common.releases import schema_of
 
@@ -51,7 +52,8 @@ def rows_at_once(config: str) -> int:
     parsed = validate(config)
     model = synthetic_model(parsed)
     rows = part_rows(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
-    clipping = Clipping(parsed.objective.task, parsed.objective.auxiliary_weight, 1.0, engine=parsed.privacy.engine)
+    asked = parsed.objective
+    clipping = Clipping(asked.task, asked.auxiliary_weight, 1.0, engine=parsed.privacy.engine, parts=asked.parts)
     numbers = (*_numbers(model, parsed, clipping, rows), *_numbers(model, parsed, clipping, min(rows, MOST_ROWS)))
     return rows if all(map(_same_everywhere, numbers)) else 1
 
@@ -94,7 +96,7 @@ def synthetic_batch(config: Config, rows: int, *, presence: float = 1 / 2) -> Ba
     for name, spec in schema.modalities.items():
         mask[name] = (torch.rand(rows, 1, generator=random) < presence).repeat(1, spec.num_steps)
         values[name] = masked(example_values(spec, rows, random), mask[name])
-    labels = {name: torch.randint(len(task.classes), (rows,), generator=random) for name, task in schema.tasks.items()}
+    labels = {name: example_labels(task, rows, random) for name, task in schema.tasks.items()}
     attributes = {name: torch.zeros(rows, dtype=torch.int64) for name in schema.attributes}
     seconds = {name: torch.zeros(seen.shape) for name, seen in mask.items()}
     return Batch(values, mask, seconds, labels, attributes, torch.arange(rows))

@@ -24,7 +24,8 @@ from common.bookkeeping.memory import reused_memory
 from common.bookkeeping.rows import RowIndex
 from common.bookkeeping.rules import layers_of
 from common.data.batch import NOBODY, Batch, parts_of, take
-from common.models.loss import per_example_loss
+from common.models.loss import row_losses
+from common.objectives import NOT_PER_EXAMPLE, TASK_ONLY, Part
 from common.privacy.opacus_parts import load_convolution_rule, load_opacus_package
 
 # Layers whose rule in Opacus is exact for any shape that we call them with. Anything else falls back to functorch,
@@ -40,7 +41,8 @@ _FEWEST_ROWS, _MOST_ROWS = 16, 128
 class Clipping:
     """What a subject's gradient is of, how far it may reach, and how many rows go through the model together.
 
-    `rows` of 0 is as many as `part_rows` gives; `engine` is the configuration's privacy.engine.
+    `rows` of 0 is as many as `part_rows` gives; `engine` is the configuration's privacy.engine; `parts` are the
+    objective's, with this round's weights.
     """
 
     task: str
@@ -48,6 +50,7 @@ class Clipping:
     clip_norm: float
     rows: int = 0
     engine: Engine = "bookkeeping"
+    parts: tuple[Part, ...] = TASK_ONLY
 
 
 @contextmanager
@@ -86,10 +89,14 @@ def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSu
         empty: a batch without rows gives zeros.
 
     Raises:
-        ValueError: clip_norm is not above 0, or a layer did not see every row of the batch exactly in its place.
+        ValueError: clip_norm is not above 0, a part of the objective compares rows with each other, or a layer did not
+            see every row of the batch exactly in its place.
     """
     if not 0 < clipping.clip_norm < float("inf"):
         raise ValueError(f"clip_norm must be > 0 and finite, got {clipping.clip_norm}")
+    mixing = [asked.kind for asked in clipping.parts if not asked.per_example]
+    if mixing:
+        raise ValueError(f"{mixing[0]} {NOT_PER_EXAMPLE}")
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     rows = clipping.rows or part_rows(sum(parameter.numel() for parameter in trainable.values()))
     total = {name: torch.zeros(parameter.shape, dtype=torch.float64) for name, parameter in trainable.items()}
@@ -118,7 +125,8 @@ def row_gradients(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
 
 
 def _losses(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
-    return per_example_loss(model(batch), batch.labels[clipping.task], auxiliary_weight=clipping.auxiliary_weight)
+    weight, parts = clipping.auxiliary_weight, clipping.parts
+    return row_losses(model, batch, task=clipping.task, auxiliary_weight=weight, parts=parts)
 
 
 def _booked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int, total: Gradients) -> Iterator[int]:

@@ -18,6 +18,7 @@ from common.blocks import blocks_of
 from common.data.batch import Batch, take
 from common.data.schema import Schema
 from common.models.additive import AdditiveModel
+from common.objectives import TASK_ONLY
 from common.privacy.lattice import fit_lattice
 from common.privacy.noise import NoiseSource, os_noise
 from common.privacy.plan import PrivacyPlan
@@ -143,7 +144,8 @@ def _small_problem(training: LocalTraining, canaries: int) -> tuple[nn.Module, B
     )
     plan = replace(plan, sampling_rate=1.0, steps_per_round=1, lattice=lattice)
     rows = 1 << (_RECORDS * canaries - 1).bit_length()
-    small = replace(training, task=_TASK, auxiliary_weight=0.0, modality_dropout=0.0, steps=1, plan=plan, rows=rows)
+    alone = replace(training, task=_TASK, auxiliary_weight=0.0, modality_dropout=0.0, parts=TASK_ONLY)
+    small = replace(alone, steps=1, plan=plan, rows=rows)
     return model, _rows(canaries, size=_STEEP * max(1.0, plan.clip_norm)), small
 
 

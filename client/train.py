@@ -13,7 +13,9 @@ from client.dp import Clipping, Engine, clipped_sum, per_row_gradients
 from common.blocks import blocks_of, flatten
 from common.config import Config
 from common.data.batch import Batch, masked, take
-from common.models.loss import per_example_loss
+from common.data.labels import is_labelled
+from common.models.loss import row_losses
+from common.objectives import TASK_ONLY, Part, in_round
 from common.privacy.noise import NoiseSource
 from common.privacy.plan import PrivacyPlan
 from common.seeds import numpy_generator
@@ -33,6 +35,7 @@ class LocalTraining:
         rows: rows that go through the model together under a plan; 0: as many as fit.
         engine: what computes per-subject gradients under a plan.
         plan: sampling, clipping, noise and divisor of every step; None: no privacy.
+        parts: the objective's, with the weights of this round.
     """
 
     task: str
@@ -49,6 +52,7 @@ class LocalTraining:
     plan: PrivacyPlan | None
     rows: int = 0
     engine: Engine = "bookkeeping"
+    parts: tuple[Part, ...] = TASK_ONLY
 
 
 def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:
@@ -87,7 +91,9 @@ def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: 
 
 def labelled_rows(batch: Batch, training: LocalTraining) -> Batch:
     """The rows that there is something to learn from."""
-    return take(batch, batch.labels[training.task] >= 0)
+    if any(part.kind != "task" for part in training.parts):
+        return batch  # the other parts need no label
+    return take(batch, is_labelled(batch.labels[training.task]))
 
 
 def _descend(model: nn.Module, training: LocalTraining, gradients: Iterator[dict[str, Tensor]]) -> None:
@@ -120,6 +126,7 @@ def training_of(
         plan=plan,
         rows=rows,
         engine=config.privacy.engine,
+        parts=in_round(config.objective.parts, round),
     )
 
 
@@ -149,7 +156,8 @@ def clipping_of(training: LocalTraining) -> Clipping:
     """What a subject's gradient is of in a private round, and how far it may reach."""
     if training.plan is None:
         raise ValueError("clipping needs a plan")
-    return Clipping(training.task, training.auxiliary_weight, training.plan.clip_norm, training.rows, training.engine)
+    size = training.plan.clip_norm, training.rows, training.engine
+    return Clipping(training.task, training.auxiliary_weight, *size, training.parts)
 
 
 def draw_sample(batch: Batch, training: LocalTraining, noise: NoiseSource, step: int) -> Batch:
@@ -219,7 +227,8 @@ def _plain_gradients(model: nn.Module, batch: Batch, training: LocalTraining) ->
 
 def _mean_loss(model: nn.Module, sample: Batch, training: LocalTraining) -> Tensor:
     """The mean over subjects of the mean over their rows."""
-    losses = per_example_loss(model(sample), sample.labels[training.task], auxiliary_weight=training.auxiliary_weight)
+    weight, parts = training.auxiliary_weight, training.parts
+    losses = row_losses(model, sample, task=training.task, auxiliary_weight=weight, parts=parts)
     _, place, counts = torch.unique(sample.subjects, return_inverse=True, return_counts=True)
     return torch.sum(losses / counts[place]) / len(counts)
 

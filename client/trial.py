@@ -22,7 +22,7 @@ from client.train import LocalTraining, draw_sample, train_round
 from common.blocks import blocks_of, flatten, load
 from common.config import Config
 from common.data.batch import Batch, masked, take
-from common.models.loss import per_example_loss
+from common.models.loss import row_losses
 from common.models.model import build_model
 from common.privacy.lattice import share_std
 from common.privacy.noise import NoiseSource
@@ -117,7 +117,7 @@ def check_gradients(trial: Trial) -> float:
 
 def one_at_a_time(trial: Trial, number: torch.dtype) -> Tensor:
     """Give the reference: each subject's gradient alone, of its rows' mean loss, by autograd: [subject, coordinate]."""
-    model, task = copy.deepcopy(trial.model).to(number).train(), trial.training.task
+    model, asked, task = copy.deepcopy(trial.model).to(number).train(), trial.training, trial.training.task
     parameters = dict(model.named_parameters())
     wanted = [parameters[name] for block in blocks_of(model).values() for name in block]
     found = []
@@ -125,7 +125,7 @@ def one_at_a_time(trial: Trial, number: torch.dtype) -> Tensor:
         own = take(trial.rows, trial.rows.subjects == subject)
         values, seconds = ({key: _as(one, number) for key, one in part.items()} for part in (own.values, own.seconds))
         own = replace(own, values=values, seconds=seconds)
-        loss = per_example_loss(model(own), own.labels[task], auxiliary_weight=trial.training.auxiliary_weight)
+        loss = row_losses(model, own, task=task, auxiliary_weight=asked.auxiliary_weight, parts=asked.parts)
         parts = torch.autograd.grad(loss.mean(), wanted, allow_unused=True, materialize_grads=True)
         found.append(torch.cat([part.double().ravel() for part in parts]))
     return torch.stack(found)

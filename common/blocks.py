@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Attribute of the model -> (block, is there one per modality?). A family of modules (nn.ModuleDict) has one per name.
-_FAMILIES = {"encoders": "encoder", "auxiliary": "auxiliary", "logits": "logit", "heads": "head"}
+_FAMILIES = {
+    "encoders": "encoder",
+    "auxiliary": "auxiliary",
+    "logits": "logit",
+    "heads": "head",
+    "projections": "projection",
+}
 _SINGLE = {"fusion": "fusion", "bias": "bias"}
-_BY_MODALITY = ("encoder", "auxiliary", "logit")
+_BY_MODALITY = ("encoder", "auxiliary", "logit", "projection")
 
 
 def module_key(name: str) -> str:

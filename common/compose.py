@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from common.config import Config
 from common.data.schema import Schema
 from common.models.encoders.options import EncoderOptions
+from common.objectives import Part, named_modalities
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -60,7 +61,18 @@ def validate(text: str) -> Config:
         _check_encoders(config.model.encoders, config.data_schema)
     if config.model.frozen and config.data_schema is not None:
         _check_frozen(config.model.frozen, tuple(config.data_schema.modalities))
+    if config.data_schema is not None:
+        _check_parts(config.objective.parts, config.data_schema)
     return config
+
+
+def _check_parts(parts: tuple[Part, ...], schema: Schema) -> None:
+    for part in parts:
+        for name in named_modalities(part):
+            if name not in schema.modalities:
+                raise ConfigError(
+                    f"objective.parts: the site folders have {sorted(schema.modalities)}, {part.kind} names {name!r}"
+                )
 
 
 def _check_personal(config: Config, schema: Schema) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from common.data.schema import PlainName, Schema
 from common.models.encoders.options import EncoderOptions
+from common.objectives import NOT_PER_EXAMPLE, TASK_ONLY, Anchor, Part
 from common.section import Section
 
 Positive = Annotated[float, Field(gt=0)]
@@ -100,13 +101,22 @@ class FusionConfig(Section):
 class ObjectiveConfig(Section):
     """What the sites minimise."""
 
-    kind: Literal["classification"] = Field(description="Objective; classification is per example.")
-    task: str = Field(description="Task of the site folders to learn.")
+    kind: Literal["classification"] = Field(description="A task's own loss, and the parts that are added to it.")
+    task: str = Field("", description="Task of the site folders to learn; may be left out where they describe one.")
+    parts: tuple[Part, ...] = Field(
+        TASK_ONLY, min_length=1, description="What is added up: task, anchor; without privacy also infonce and siglip."
+    )
     auxiliary_weight: float = Field(0.3, ge=0, le=10, description="Weight of the per-modality auxiliary losses.")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance to hide a present modality in training.")
     learning_rate: Positive = Field(description="Learning rate of the sites' SGD steps.")
     weight_decay: float = Field(0.0, ge=0, description="L2 pull towards zero in every local step.")
     batch_subjects: int = Field(64, ge=1, description="Expected subjects a step where privacy is off.")
+
+    @model_validator(mode="after")
+    def _has_the_task(self) -> ObjectiveConfig:
+        if [part.kind for part in self.parts].count("task") != 1:
+            raise ValueError("objective.parts needs one part of kind task: it is what evaluation and audit measure")
+        return self
 
 
 class PrivacyConfig(Section):
@@ -247,9 +257,25 @@ class Config(Section):
             raise ValueError(f"model.frozen needs model=transformer, which has encoders, got {self.model.kind}")
         if self.model.encoders and self.model.kind != "transformer":
             raise ValueError(f"model.encoders needs model=transformer, which has encoders, got {self.model.kind}")
+        self._check_parts()
         if self.privacy.kind == "distributed":
             self._check_distributed()
         return self
+
+    def _check_parts(self) -> None:
+        """What clipping cannot bound is no objective under privacy; what can only collapse is none at all."""
+        from common.blocks import is_named  # noqa: PLC0415  (numpy: not before a configuration is checked)
+
+        for part in self.objective.parts:
+            if not part.per_example and self.privacy.kind != "none":
+                raise ValueError(f"objective.parts: {part.kind} {NOT_PER_EXAMPLE}")
+            if part.kind != "task" and self.model.kind != "transformer":
+                raise ValueError(f"objective.parts: {part.kind} needs model=transformer, got {self.model.kind}")
+            if isinstance(part, Anchor) and not is_named(f"encoder/{part.target}", self.model.frozen):
+                raise ValueError(
+                    f"objective.parts: anchor needs model.frozen to name encoder/{part.target}: with both sides"
+                    " trained, a fixed bank is best served by one vector for everybody"
+                )
 
     def _check_distributed(self) -> None:
         """Noise that the sites share out protects nothing outside the secure sum: not what leaves, not what stays."""

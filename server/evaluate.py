@@ -7,11 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from common.fairness.table import TableLayout, cell_noise, unflatten
+from common.fairness.figures import figures_of
+from common.fairness.table import TableLayout, cell_noise, subjects_by_label, unflatten
 from common.metrics.bins import edge_of
-from common.metrics.confusion import confusion_figures
 from common.metrics.figure import Figure
-from common.metrics.histogram import Histogram, figures
 from common.metrics.interval import Z95
 from common.reports.record import ReleasedTest
 
@@ -30,17 +29,12 @@ def evaluation_figures(
     table, noise = unflatten(layout, counts)[:, 0], cell_noise(layout, noise_std)
     edge = edge_of(threshold, layout.bins)
     found = {
-        condition.name: _figures(layout, table[number], float(noise[number]), edge)
+        condition.name: figures_of(layout, table[number], float(noise[number]), edge)
         for number, condition in enumerate(layout.conditions)
     }
     weights = np.array([condition.weight**2 for condition in layout.conditions], dtype=np.float64)
-    total = float((weights * table.sum(axis=(1, 2))).sum() / weights.sum())
-    cells = len(layout.labels) * layout.bins
+    counted = subjects_by_label(layout, table).sum(axis=1) / layout.answers
+    total = float((weights * counted).sum() / weights.sum())
+    cells = len(layout.labels) * layout.cells_per_label / layout.answers**2
     half = Z95 * math.sqrt(cells * float((weights**2 * noise**2).sum())) / float(weights.sum())
     return ReleasedTest(Figure(total, max(total - half, 0.0), total + half), noise_std, found)
-
-
-def _figures(layout: TableLayout, counts: NDArray[np.float64], noise_std: float, edge: int) -> dict[str, Figure]:
-    if layout.kind != "binary":
-        return confusion_figures(counts, noise_std)
-    return figures(Histogram(counts, noise_std, edge))

@@ -46,12 +46,14 @@ class Federation:
         """Put the schema into the configuration, and check what only the schema can tell.
 
         Raises:
-            ConfigError: the task or an attribute is not in the schema.
+            ConfigError: the task or an attribute is not in the schema, or no task is named where there are several.
         """
-        if config.objective.task not in self.schema.tasks:
-            raise ConfigError(
-                f"objective.task: the site folders have {sorted(self.schema.tasks)}, got {config.objective.task!r}"
-            )
+        only = next(iter(self.schema.tasks)) if len(self.schema.tasks) == 1 else ""
+        objective = config.objective.model_copy(update={"task": config.objective.task or only})
+        config = config.model_copy(update={"objective": objective})
+        if objective.task not in self.schema.tasks:
+            got = f"got {objective.task!r}" if objective.task else "name one"
+            raise ConfigError(f"objective.task: the site folders have {sorted(self.schema.tasks)}, {got}")
         for name in config.audit.attributes:
             if name not in self.schema.attributes:
                 raise ConfigError(

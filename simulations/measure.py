@@ -6,12 +6,12 @@ them apart from what the protocol released.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from client.contribute import Work
 from client.enrolment import agreement_of
@@ -19,6 +19,8 @@ from client.own_statistics import with_own_statistics
 from client.site import Site
 from common.blocks import load
 from common.data.batch import Batch, hide
+from common.data.labels import is_labelled
+from common.data.schema import TaskSpec
 from common.fairness.table import conditions_of
 from common.messages import Task
 from common.models.loss import scores
@@ -26,29 +28,73 @@ from common.reports.record import ConditionTest, ExactTest, SiteTest
 from server.state import Arrays
 
 _EVEN = 0.5
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One site's held-out records under one condition: labels [row] and probabilities [row, class or 1]."""
+    """Held-out records under one condition: labels as a model learns from them, and its answers, [row, ...] each."""
 
+    task: TaskSpec
     labels: np.ndarray
-    chances: np.ndarray
+    answers: np.ndarray
 
     @property
-    def accuracy(self) -> float | None:
-        """Share of rows whose most probable class is the label."""
-        if not len(self.labels):
-            return None
-        chosen = self.chances[:, 0] >= _EVEN if self.chances.shape[1] == 1 else self.chances.argmax(axis=1)
-        return float(np.mean(chosen == self.labels))
+    def figures(self) -> Figures:
+        """Every figure that can be said, by name; of a multilabel task, for each label and the mean over them."""
+        return _MEASURES[self.task.kind](self) if len(self.labels) else {}
 
-    @property
-    def auroc(self) -> float | None:
-        """Area under the ROC curve; None where only one class is there, or for more than two classes."""
-        if self.chances.shape[1] != 1 or len(np.unique(self.labels)) < 2:  # noqa: PLR2004  (a curve needs two classes)
-            return None
-        return float(roc_auc_score(self.labels, self.chances[:, 0]))
+
+def _binary(measured: Measured) -> Figures:
+    return _ranked(measured.labels, measured.answers[:, 0])
+
+
+def _multiclass(measured: Measured) -> Figures:
+    return {"accuracy": float(np.mean(measured.answers.argmax(axis=1) == measured.labels))}
+
+
+def _multilabel(measured: Measured) -> Figures:
+    each: dict[str, Figures] = {}
+    for place, name in enumerate(measured.task.columns):
+        known = measured.labels[:, place] >= 0
+        if known.any():
+            each[name] = _ranked(measured.labels[known, place], measured.answers[known, place])
+    metrics = dict.fromkeys(metric for found in each.values() for metric in found)
+    means = {  # a mean over other labels than all would be another figure
+        metric: float(np.mean([found[metric] for found in each.values()]))
+        for metric in metrics
+        if sum(metric in found for found in each.values()) == len(measured.task.columns)
+    }
+    return means | {f"{metric}/{name}": value for name, found in each.items() for metric, value in found.items()}
+
+
+def _regression(measured: Measured) -> Figures:
+    low, high = measured.task.limits
+    true, error = measured.labels, measured.answers[:, 0] - measured.labels
+    half, spread = (high - low) / 2, float(np.var(true))
+    found = {
+        "mae": half * float(np.abs(error).mean()),
+        "rmse": half * float(np.sqrt(np.mean(error**2))),
+        "bias": half * float(error.mean()),
+    }
+    return found | ({"r2": 1 - float(np.mean(error**2)) / spread} if spread > 0 else {})
+
+
+def _ranked(labels: np.ndarray, chances: np.ndarray) -> Figures:
+    found = {"accuracy": float(np.mean((chances >= _EVEN) == labels))}
+    if len(np.unique(labels)) == 2:  # noqa: PLR2004  (a curve needs two classes)
+        found["auroc"] = float(roc_auc_score(labels, chances))
+        found["average_precision"] = float(average_precision_score(labels, chances))
+        found["f1"] = float(f1_score(labels, chances >= _EVEN))
+    return found
+
+
+_MEASURES: dict[str, Callable[[Measured], Figures]] = {
+    "binary": _binary,
+    "multiclass": _multiclass,
+    "multilabel": _multilabel,
+    "regression": _regression,
+}
 
 
 @dataclass(frozen=True)
@@ -67,9 +113,10 @@ class Bench:
             model.eval()
             with torch.no_grad():
                 outputs = model(batch if keep is None else hide(batch, keep))
-            labels = batch.labels[work.agreement.config.objective.task].numpy()
-            known = labels >= 0
-            found[work.site.name] = Measured(labels[known], scores(outputs).numpy()[known])
+            name = work.agreement.config.objective.task
+            task, known = work.schema.tasks[name], is_labelled(batch.labels[name])
+            answers = scores(outputs, task.kind)
+            found[work.site.name] = Measured(task, batch.labels[name][known].numpy(), answers[known].numpy())
         return found
 
 
@@ -84,25 +131,31 @@ def open_bench(sites: tuple[Site, ...], run: str, released: Arrays) -> Bench:
 def pooled(measured: Mapping[str, Measured]) -> Measured:
     """All sites' rows together."""
     return Measured(
+        next(iter(measured.values())).task,
         np.concatenate([item.labels for item in measured.values()]),
-        np.concatenate([item.chances for item in measured.values()]),
+        np.concatenate([item.answers for item in measured.values()]),
     )
 
 
 def exact_test(bench: Bench, weights: Arrays) -> ExactTest:
     """Measure the final model: pooled, by site, and under every modality condition."""
     by_site = bench.score(weights)
-    together = pooled(by_site)
-    accuracies = [item.accuracy for item in by_site.values() if item.accuracy is not None]
+    found = {name: item.figures for name, item in by_site.items()}
+    together = pooled(by_site).figures
+    accuracies = [figures["accuracy"] for figures in found.values() if "accuracy" in figures]
     conditions = {}
     for condition in conditions_of(tuple(bench.batches[0].values)):
-        under = pooled(bench.score(weights, condition.keep))
-        conditions[condition.name] = ConditionTest(under.accuracy, under.auroc)
+        under = pooled(bench.score(weights, condition.keep)).figures
+        conditions[condition.name] = ConditionTest(under.get("accuracy"), under.get("auroc"), under)
     return ExactTest(
         num_subjects=sum(len(set(batch.subjects.tolist())) for batch in bench.batches),
-        pooled_accuracy=together.accuracy,
+        pooled_accuracy=together.get("accuracy"),
         site_mean_accuracy=float(np.mean(accuracies)) if accuracies else None,
-        auroc=together.auroc,
-        sites={name: SiteTest(len(item.labels), item.accuracy, item.auroc) for name, item in by_site.items()},
+        auroc=together.get("auroc"),
+        sites={
+            name: SiteTest(len(by_site[name].labels), figures.get("accuracy"), figures.get("auroc"), figures)
+            for name, figures in found.items()
+        },
         conditions=conditions,
+        figures=together,
     )

@@ -49,13 +49,14 @@ def assemble_record(prepared: Prepared, *, seconds: float) -> RunRecord:
     state = _state(prepared)
     bench = open_bench(prepared.sites, folder.name, state.released)
     held = _held(folder.journal.events("enrolled"))
+    task = schema_of(config).tasks[config.objective.task]
     return RunRecord(
         run=folder.name,
         experiment=config.experiment,
         created=_created(folder.journal.events()),
         seconds=seconds,
         task=config.objective.task,
-        classes=tuple(schema_of(config).tasks[config.objective.task].classes),
+        classes={"multilabel": task.columns, "regression": ()}.get(task.kind, task.classes),
         honesty=_honesty(config),
         config=config.model_dump(mode="json"),
         config_hash=config.hash(),
@@ -70,6 +71,7 @@ def assemble_record(prepared: Prepared, *, seconds: float) -> RunRecord:
         audit=_audit(prepared, state),
         traffic=traffic_of(prepared.sites, folder.name, masked=config.secagg.kind == "masked"),
         software={name: version(name) for name in _PACKAGES},
+        kind=task.kind,
     )
 
 
@@ -149,10 +151,11 @@ def _secagg(config: Config, num_sites: int) -> SecaggFacts:
 
 def _rounds(prepared: Prepared, bench: Bench) -> tuple[RoundRecord, ...]:
     """The rounds as the journal has them; the test curve is the simulator's."""
-    curve = {number: pooled(bench.score(weights)) for number, weights in prepared.folder.journal.models()}
+    models = prepared.folder.journal.models()
+    curve = {number: pooled(bench.score(weights)).figures for number, weights in models}
     found = []
     for event in prepared.folder.journal.events("round"):
-        facts, measured = event.facts, curve.get(event.round)
+        facts, measured = event.facts, curve.get(event.round, {})
         summed = set(facts.get("blocks") or {})
         asked = set(first_weights(prepared.config))
         found.append(
@@ -163,8 +166,9 @@ def _rounds(prepared: Prepared, bench: Bench) -> tuple[RoundRecord, ...]:
                 dropped=tuple(facts["dropped"]),
                 left_out=tuple(sorted(asked - summed)),
                 update_norm=facts.get("update_norm"),
-                test_accuracy=measured.accuracy if measured else None,
-                test_auroc=measured.auroc if measured else None,
+                test_accuracy=measured.get("accuracy"),
+                test_auroc=measured.get("auroc"),
+                test_error=measured.get("mae"),
             )
         )
     return tuple(found)

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.metrics.figure import Figure
+from common.reports.headline import TITLES, headline, measured
 from common.reports.record import RunRecord, SiteRecord
 from common.reports.sentences import red_boxes
 from common.secagg.roster import too_many_colluders
@@ -39,14 +40,15 @@ def table(record: RunRecord, folder: str) -> Group:
     quality = Table(
         title=f"{record.experiment}: {record.rounds_planned} rounds in {record.seconds:.1f} s", title_justify="left"
     )
-    for name in ("site", "subjects", "accuracy", "AUROC", "ε training", "ε held out", "δ"):
+    shown = headline(record.kind)
+    for name in ("site", "subjects", *(TITLES[metric] for metric in shown), "ε training", "ε held out", "δ"):
         quality.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
     for site in record.sites:
-        quality.add_row(site.name, *_quality(record, site.name), *_epsilons(site))
+        quality.add_row(site.name, *_quality(record, site.name, shown), *_epsilons(site))
     if record.test is not None:
         quality.add_section()
-        pooled, auroc = record.test.pooled_accuracy, record.test.auroc
-        quality.add_row("all together", str(record.test.num_subjects), _number(pooled), _number(auroc), "", "", "")
+        together = (_number(measured(record.test, metric)) for metric in shown)
+        quality.add_row("all together", str(record.test.num_subjects), *together, "", "", "")
     lines = [Text(f"{box.title}: {box.text}", style="bold red") for box in red_boxes(record)]
     if record.promise.kind == "distributed":
         limit = too_many_colluders(len(record.sites))
@@ -54,7 +56,7 @@ def table(record: RunRecord, folder: str) -> Group:
     lines.append(Text("All of held-out subjects, exact: measured by the simulator, released by nobody.", style="dim"))
     if record.released is not None:
         found = record.released.conditions["all"]
-        said = ", ".join(f"{name} {_interval(found[name])}" for name in ("accuracy", "auroc") if name in found)
+        said = ", ".join(f"{name} {_interval(found[name])}" for name in shown if name in found)
         lines.append(Text(f"Released by the protocol, with its noise: {said}", style="dim"))
     pages = [name for name in _PAGES if name != "Audit" or record.audit is not None]
     lines += [Text(f"{name}: {folder}/{_PAGES[name]}") for name in pages]
@@ -70,12 +72,14 @@ def _test(record: RunRecord) -> Json:
         "pooled_accuracy": record.test.pooled_accuracy,
         "site_mean_accuracy": record.test.site_mean_accuracy,
         "auroc": record.test.auroc,
+        **record.test.figures,
         "sites": {
-            name: {"accuracy": site.accuracy, "auroc": site.auroc, "subjects": site.num_subjects}
+            name: {"accuracy": site.accuracy, "auroc": site.auroc, "subjects": site.num_subjects, **site.figures}
             for name, site in record.test.sites.items()
         },
         "conditions": {
-            name: {"auroc": item.auroc, "accuracy": item.accuracy} for name, item in record.test.conditions.items()
+            name: {"auroc": item.auroc, "accuracy": item.accuracy, **item.figures}
+            for name, item in record.test.conditions.items()
         },
     }
 
@@ -119,11 +123,11 @@ def _privacy(record: RunRecord, site: SiteRecord) -> Json:
     }
 
 
-def _quality(record: RunRecord, name: str) -> tuple[str, str, str]:
+def _quality(record: RunRecord, name: str, shown: tuple[str, ...]) -> tuple[str, ...]:
     if record.test is None or name not in record.test.sites:
-        return "", "", ""
+        return ("",) * (1 + len(shown))
     site = record.test.sites[name]
-    return str(site.num_subjects), _number(site.accuracy), _number(site.auroc)
+    return str(site.num_subjects), *(_number(measured(site, metric)) for metric in shown)
 
 
 def _epsilons(site: SiteRecord) -> tuple[str, str, str]:

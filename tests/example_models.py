@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from common.config import Config
 from common.data.batch import Batch
+from common.data.labels import example_labels
 from common.data.schema import Schema
 from common.models.fusion import POLICIES
 from common.models.model import build_model
+from common.objectives import TASK_ONLY, Part
 
 TASK = "sick"
 SCHEMA = Schema.model_validate(
@@ -24,6 +28,8 @@ SCHEMA = Schema.model_validate(
         "tasks": {
             TASK: {"kind": "binary", "column": "sick"},
             "grade": {"kind": "multiclass", "column": "grade", "classes": ["low", "middle", "high"]},
+            "stay": {"kind": "regression", "column": "stay", "bounds": [0, 30]},
+            "findings": {"kind": "multilabel", "columns": ["fever", "edema", "rash"]},
         },
         "attributes": {"sex": {"column": "sex", "levels": ["female", "male"]}},
     }
@@ -32,43 +38,74 @@ SCHEMA = Schema.model_validate(
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to build: the model's kind, its fusion policy and depth, the task, and whether there are auxiliary heads."""
+    """What to build: the model's kind, its fusion policy and depth, the task, auxiliary heads, further parts.
+
+    `parts` are an objective's, besides the task's own; `frozen` are encoders.
+    """
 
     kind: str = "transformer"
     fusion: str = "early"
     layers: int = 1
     task: str = TASK
     auxiliary_weight: float = 0.3
+    parts: tuple[Part, ...] = ()
+    frozen: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Name the recipe in pytest's output."""
-        return f"{self.kind}-{self.fusion}-{self.layers}-{self.task}-{self.auxiliary_weight}"
+        return f"{self.kind}-{self.fusion}-{self.layers}-{self.task}-{self.auxiliary_weight}" + "".join(
+            f"-{part.kind}" for part in self.parts
+        )
+
+    @property
+    def all_parts(self) -> tuple[Part, ...]:
+        """The objective's parts, the task's own first."""
+        return (*TASK_ONLY, *self.parts)
 
 
+def part_of(**entry: object) -> Part:
+    """A part of an objective, as a configuration has it."""
+    return TypeAdapter[Part](Part).validate_json(json.dumps(entry))
+
+
+ANCHOR = part_of(kind="anchor", query="labs", target="ecg", weight=0.7, bank=5)
 EVERY_RECIPE = (
+    Recipe(fusion="hybrid", parts=(ANCHOR,), frozen=("encoder/ecg",)),
     Recipe(kind="additive"),
     Recipe(kind="additive", task="grade"),
+    Recipe(kind="additive", task="stay"),
+    Recipe(fusion="hybrid", task="stay"),
+    Recipe(fusion="bottleneck", task="findings"),
     *(Recipe(fusion=fusion) for fusion in POLICIES),
     *(Recipe(fusion=fusion, layers=2, task="grade", auxiliary_weight=0.0) for fusion in POLICIES),
 )
 
 
 def config_of(recipe: Recipe) -> Config:
-    """The smallest configuration of a recipe."""
+    """The smallest configuration of a recipe; without privacy where a part of it allows none."""
+    kind = "subject" if all(part.per_example for part in recipe.parts) else "none"
     return Config.model_validate(
         {
             "experiment": "example",
             "rounds": 1,
             "data": {"kind": "heart", "normalisation": "none"},
-            "model": {"kind": recipe.kind, "width": 8, "layers": recipe.layers, "heads": 2, "feedforward": 12},
+            "model": {
+                "kind": recipe.kind,
+                "width": 8,
+                "layers": recipe.layers,
+                "heads": 2,
+                "feedforward": 12,
+                "frozen": recipe.frozen,
+            },
             "fusion": {"kind": recipe.fusion, "latents": 2},
             "objective": {
                 "kind": "classification",
                 "task": recipe.task,
                 "auxiliary_weight": recipe.auxiliary_weight,
+                "parts": tuple(part.model_dump() for part in recipe.all_parts),
                 "learning_rate": 0.5,
             },
-            "privacy": {"kind": "subject", "declared_subjects": 10},
+            "privacy": {"kind": kind, "declared_subjects": 10},
             "secagg": {"kind": "none"},
             "federation": {"server_optimizer": {"kind": "sgd"}},
             "engine": {"kind": "inprocess"},
@@ -100,8 +137,5 @@ def ragged_batch(rows_per_subject: tuple[int, ...], *, seed: int = 0, presence: 
         drawn = 3 * torch.randn(*shape, spec.num_features, generator=random)
         values[name] = drawn * mask[name].unsqueeze(-1)
         seconds[name] = torch.rand(shape, generator=random).cumsum(dim=1) * 10
-    labels = {
-        name: torch.randint(len(task.classes), (len(subjects),), generator=random)
-        for name, task in SCHEMA.tasks.items()
-    }
+    labels = {name: example_labels(task, len(subjects), random) for name, task in SCHEMA.tasks.items()}
     return Batch(values, mask, seconds, labels, {"sex": torch.zeros(len(subjects), dtype=torch.int64)}, subjects)

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from client.dp import Clipping, clipped_sum, per_row_gradients, row_gradients
 from common.data.batch import Batch, take
-from common.models.loss import per_example_loss
+from common.models.loss import row_losses
 
 
 def one_subject(model: nn.Module, batch: Batch, subject: int, clipping: Clipping) -> Tensor:
     """One subject's clipped gradient, float64 [coordinate]: of the mean loss over its rows, in a batch of its own."""
     own = take(batch, batch.subjects == subject)
-    losses = per_example_loss(model(own), own.labels[clipping.task], auxiliary_weight=clipping.auxiliary_weight)
+    weight, summed = clipping.auxiliary_weight, clipping.parts
+    losses = row_losses(model.train(), own, task=clipping.task, auxiliary_weight=weight, parts=summed)
     parts = torch.autograd.grad(losses.mean(), [part for part in model.parameters() if part.requires_grad])
     gradient = torch.cat([part.ravel() for part in parts]).double()
     return gradient * min(1.0, clipping.clip_norm / float(gradient.norm().clamp(min=1e-300)))
@@ -24,8 +25,9 @@ def rows_alone(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
     trainable, found = [part for part in model.parameters() if part.requires_grad], []
     for row in range(len(batch)):
         own = take(batch, torch.tensor([row]))
-        loss = per_example_loss(model(own), own.labels[clipping.task], auxiliary_weight=clipping.auxiliary_weight)
-        parts = torch.autograd.grad(loss.sum(), trainable)
+        weight, summed = clipping.auxiliary_weight, clipping.parts
+        losses = row_losses(model, own, task=clipping.task, auxiliary_weight=weight, parts=summed)
+        parts = torch.autograd.grad(losses.sum(), trainable)
         found.append(torch.cat([part.ravel() for part in parts]))
     return torch.stack(found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,11 @@ _MODALITIES: dict[str, dict[str, object]] = {
         "bounds": {"age": [0, 100], "pulse": [-4, 4]},
     },
     "ward": {"kind": "tabular", "columns": [], "categorical": {"triage": ["green", "yellow", "red"]}},
+}
+TASKS: dict[str, dict[str, object]] = {
+    "sick": {"kind": "binary", "column": "sick"},
+    "stay": {"kind": "regression", "column": "stay", "bounds": [0, 20]},
+    "findings": {"kind": "multilabel", "columns": ["fever", "edema", "rash"]},
 }
 _MISSING_CHANCE = 0.15
 
@@ -50,7 +55,7 @@ def write_toy_sites(
             "name": name,
             "subject": "person",
             "modalities": {key: entry for key, entry in _MODALITIES.items() if key not in gone},
-            "tasks": {"sick": {"kind": "binary", "column": "sick"}},
+            "tasks": {"sick": TASKS["sick"]},
             "attributes": {
                 "sex": {"column": "sex", "levels": ["female", "male"]},
                 "age": {"column": "age", "bands": [0, 50, 65, 120]},
@@ -66,8 +71,16 @@ def write_toy_sites(
     return tuple(paths)
 
 
+def set_tasks(folders: Iterable[Path], *tasks: str) -> None:
+    """Give site folders these tasks (TASKS) instead; of `stay` and each of `findings` one cell in five is empty."""
+    for folder in folders:
+        path = folder / "dataset.yaml"
+        described = {**yaml.safe_load(path.read_text()), "tasks": {task: TASKS[task] for task in tasks}}
+        path.write_text(yaml.safe_dump(described, sort_keys=False))
+
+
 def _rows(random: np.random.Generator, site: str, subjects: int) -> list[dict[str, str]]:
-    rows = []
+    rows: list[dict[str, str]] = []
     for number in range(subjects):
         age, sex = random.uniform(20, 90), random.choice(["female", "male"])
         for _ in range(2 if number % 6 == 0 else 1):
@@ -85,5 +98,13 @@ def _rows(random: np.random.Generator, site: str, subjects: int) -> list[dict[st
             if random.random() < _MISSING_CHANCE:
                 holed |= {"crp": "?", "ldh": "?"}
             person = {"person": f"{site}-{number:04d}", "age": f"{age:.1f}", "sex": str(sex)}
-            rows.append({**person, **holed, "sick": str(sick)})
+            rows.append({**person, **holed, "sick": str(sick), **_answers(len(rows), crp, ldh, pulse)})
     return rows
+
+
+def _answers(row: int, crp: float, ldh: float, pulse: float) -> dict[str, str]:
+    """Columns of the other tasks, which follow from what was measured."""
+    stay = f"{min(max(8 + 3 * crp - 2 * ldh + pulse, 0), 20):.2f}"
+    found = {"fever": crp > 0, "edema": ldh > 1, "rash": crp + pulse < -1}
+    cells = {"stay": stay} | {name: str(int(there)) for name, there in found.items()}
+    return {name: "" if (row + place) % 5 == 0 else cell for place, (name, cell) in enumerate(cells.items())}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from common.data.folder import SiteData
+from common.data.labels import model_labels, unknown_labels
 from common.data.modalities import ModalitySpec, TabularSpec
 from common.data.normalise import Normaliser, features
 from common.data.readings import NUM_TOKENS, Readings, is_tokens, scaled, step_shape, steps_per_second
@@ -26,7 +27,8 @@ class Batch:
             sample], a signal float32 [batch, sample, channel].
         mask: by modality, bool [batch, time].
         seconds: by modality, float32 [batch, time]; when each step was measured, 0 for tables, images and texts.
-        labels: by task, int64 [batch]; -1: unknown.
+        labels: by task, as `labels.model_labels` says: int64 [batch] or [batch, label] with -1 for unknown, or float32
+            [batch] with NaN.
         attributes: by attribute, int64 [batch]; -1: unknown.
         subjects: int64 [batch], the row's subject: an index that has a meaning within this site only.
         encoded: by modality with a frozen encoder, float32 [batch, time, width]: its tokens, computed once a record.
@@ -61,12 +63,14 @@ def assemble(site: SiteData, schema: Schema, normaliser: Normaliser, rows: np.nd
             values[name] = no_values(spec, len(rows))
             mask[name] = torch.zeros(len(rows), spec.num_steps, dtype=torch.bool)
             seconds[name] = torch.zeros(len(rows), spec.num_steps)
-    unknown = np.full(len(site.row_subject), -1, dtype=np.int64)
+    number = len(site.row_subject)
+    unknown = np.full(number, -1, dtype=np.int64)
+    labels = {name: site.labels.get(name, unknown_labels(task, number))[rows] for name, task in schema.tasks.items()}
     return Batch(
         values=values,
         mask=mask,
         seconds=seconds,
-        labels={name: torch.from_numpy(site.labels.get(name, unknown)[rows]) for name in schema.tasks},
+        labels={name: model_labels(labels[name], task) for name, task in schema.tasks.items()},
         attributes={name: torch.from_numpy(site.attributes.get(name, unknown)[rows]) for name in schema.attributes},
         subjects=torch.from_numpy(site.row_subject[rows]),
     )
@@ -143,11 +147,15 @@ def _filled(batch: Batch, number: int) -> Batch:
         values=with_rows(batch.values, 0.0),
         mask=with_rows(batch.mask, 0),
         seconds=with_rows(batch.seconds, 0.0),
-        labels=with_rows(batch.labels, -1),
+        labels={name: _filled_labels(label, number) for name, label in batch.labels.items()},
         attributes=with_rows(batch.attributes, -1),
         subjects=torch.cat([batch.subjects, _rows(batch.subjects, number, NOBODY)]),
         encoded=with_rows(batch.encoded, 0.0),
     )
+
+
+def _filled_labels(labels: Tensor, number: int) -> Tensor:
+    return torch.cat([labels, _rows(labels, number, float("nan") if labels.is_floating_point() else -1)])
 
 
 def _rows(like: Tensor, number: int, value: float) -> Tensor:

@@ -32,12 +32,17 @@ def tabular_readings(manifest: Manifest, spec: ModalitySpec) -> Readings:
 
 
 def label_column(manifest: Manifest, task: TaskSpec) -> np.ndarray:
-    """Read a task's labels: int64 [row], -1 where the cell is empty.
+    """Read a task's labels: int64 [row], for a multilabel task [row, label], -1 where a cell is empty.
+
+    For a regression task float64 [row], in the task's own unit, NaN where the cell is empty.
 
     Raises:
-        DataError: a label outside the task.
+        DataError: a label outside the task, or no number where one was expected.
     """
-    return _indices(manifest, task.column, task.classes, missing=("",))
+    if task.kind == "regression":
+        return _numbers(manifest, task.named_columns[0], ("",))
+    found = [_indices(manifest, column, task.classes, missing=("",)) for column in task.named_columns]
+    return np.stack(found, axis=1) if task.kind == "multilabel" else found[0]
 
 
 def level_column(manifest: Manifest, attribute: AttributeSpec) -> np.ndarray:

@@ -36,7 +36,7 @@ class SiteData:
         row_subject: int64 [row], index into `subjects`.
         split: [subject], one of train, valid and test.
         readings: by modality, what its cells hold.
-        labels: by task, int64 [row]; -1: unknown.
+        labels: by task, as `cells.label_column` reads them.
         attributes: by attribute, int64 [row]; -1: unknown.
         left_out: rows of the manifest in which every modality is missing; they are nowhere in the above.
     """
@@ -154,7 +154,8 @@ def _check_columns(manifest: Manifest, spec: FolderSpec) -> None:
     wanted = {spec.subject: "the subject"} | ({spec.split: "the split"} if spec.split else {})
     for name, modality in spec.modalities.items():
         wanted |= dict.fromkeys(modality.named_columns, f"modality {name}")
-    wanted |= {task.column: f"task {name}" for name, task in spec.tasks.items()}
+    for name, task in spec.tasks.items():
+        wanted |= dict.fromkeys(task.named_columns, f"task {name}")
     wanted |= {attribute.column: f"attribute {name}" for name, attribute in spec.attributes.items()}
     for column, what in wanted.items():
         if column not in manifest.columns:

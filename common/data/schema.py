@@ -18,24 +18,58 @@ _FEWEST_CLASSES, _FEWEST_BOUNDARIES = 2, 3
 
 
 class TaskSpec(Described):
-    """What is to be predicted: a column of class names."""
+    """What is to be predicted.
 
-    kind: Literal["binary", "multiclass"]
-    column: Column
+    Attributes:
+        kind: binary, multiclass: which of the classes; multilabel: of each label, whether it is there; regression: a
+            number.
+        column: where the answer stands; a multilabel task has `columns` instead.
+        columns: multilabel: one column a label, which is named after it. One cell with all labels in it could not say
+            "none of them" and "nobody looked" apart.
+        classes: names of the classes; multilabel: what a label's cell says where it is not there, and where it is.
+        bounds: regression: public range of the number; what lies beyond it is cut to it.
+    """
+
+    kind: Literal["binary", "multiclass", "multilabel", "regression"]
+    column: Column | None = None
+    columns: tuple[Column, ...] = ()
     classes: tuple[str, ...] = ("0", "1")
+    bounds: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskSpec:
         if set(repeated(self.classes)) or len(self.classes) < _FEWEST_CLASSES:
             raise ValueError(f"classes must be two or more, each once; got {list(self.classes)}")
-        if self.kind == "binary" and len(self.classes) != _FEWEST_CLASSES:
-            raise ValueError(f"a binary task has two classes, got {list(self.classes)}")
+        if self.kind in ("binary", "multilabel") and len(self.classes) != _FEWEST_CLASSES:
+            raise ValueError(f"a {self.kind} task has two classes, got {list(self.classes)}")
+        if self.kind == "multilabel":
+            self._check_labels()
+        elif self.column is None or self.columns:
+            raise ValueError(f"a {self.kind} task needs `column`, the one column in which its answer stands")
+        if self.kind == "regression" and (self.bounds is None or self.bounds[0] >= self.bounds[1]):
+            raise ValueError(f"a regression task needs public bounds [low, high] with low < high, got {self.bounds}")
+        if self.kind != "regression" and self.bounds is not None:
+            raise ValueError(f"a {self.kind} task has no bounds")
         return self
+
+    def _check_labels(self) -> None:
+        if self.column is not None or not self.columns or set(repeated(self.columns)):
+            raise ValueError("a multilabel task needs `columns`, one column a label, each once, and no `column`")
+
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        """The manifest's columns that hold the answers."""
+        return self.columns if self.column is None else (self.column,)
 
     @property
     def num_logits(self) -> int:
-        """Width of the model's answer: 1 for a binary task, else one per class."""
-        return 1 if self.kind == "binary" else len(self.classes)
+        """Width of the model's answer: one per class (multiclass) or label (multilabel), else 1."""
+        return {"multiclass": len(self.classes), "multilabel": len(self.columns)}.get(self.kind, 1)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """What answers lie within: the public range of a number, and 0 and 1 for a chance."""
+        return self.bounds or (0.0, 1.0)
 
 
 class AttributeSpec(Described):
@@ -100,7 +134,9 @@ class FolderSpec(Schema):
 
     @model_validator(mode="after")
     def _no_answers_among_the_inputs(self) -> FolderSpec:
-        answers = {task.column: f"the label of task {name}" for name, task in self.tasks.items()}
+        answers = {
+            column: f"the label of task {name}" for name, task in self.tasks.items() for column in task.named_columns
+        }
         answers |= {self.subject: "the subject"} | ({self.split: "the split"} if self.split else {})
         for name, modality in self.modalities.items():
             for column in modality.named_columns:

@@ -13,14 +13,17 @@ from common.metrics.figure import Figure
 from common.metrics.interval import CONFIDENCE, Z95, combine, spread, z_of
 
 # A gap's name and the metrics whose differences it is the largest of (Hardt, Price, Srebro 2016; Fairlearn's names).
+_CALLED: dict[str, tuple[str, ...]] = {
+    "equal_opportunity": ("tpr",),
+    "equalized_odds": ("tpr", "fpr"),
+    "demographic_parity": ("selection_rate",),
+    "auroc": ("auroc",),
+}
 _GAPS: dict[str, dict[str, tuple[str, ...]]] = {
-    "binary": {
-        "equal_opportunity": ("tpr",),
-        "equalized_odds": ("tpr", "fpr"),
-        "demographic_parity": ("selection_rate",),
-        "auroc": ("auroc",),
-    },
+    "binary": _CALLED,
+    "multilabel": _CALLED,
     "multiclass": {"accuracy": ("accuracy",), "balanced_accuracy": ("balanced_accuracy",)},
+    "regression": {"mean_absolute_error": ("mae",), "mean_error": ("bias",)},
 }
 _POWER = 0.8
 # The gaps with all modalities are what most readers come for: they get most of the error that claims may make.
@@ -47,11 +50,16 @@ def gaps_of(layout: TableLayout, groups: tuple[GroupFigures, ...]) -> tuple[Gap,
     found: list[_Tested] = []
     for attribute, condition in itertools.product(layout.attributes, layout.conditions):
         members = [g for g in groups if g.attribute == attribute and g.condition == condition.name]
-        found += [_tested(members, name, metrics) for name, metrics in _GAPS[layout.kind].items()]
-    return _with_claims(found, layout.conditions[0].name)
+        found += [_tested(members, name, metrics, most=_most(layout)) for name, metrics in _GAPS[layout.kind].items()]
+    return _with_claims(found, layout.conditions[0].name, most=_most(layout))
 
 
-def _tested(members: list[GroupFigures], name: str, metrics: tuple[str, ...]) -> _Tested:
+def _most(layout: TableLayout) -> float:
+    """The largest difference that two groups can have: of shares 1, of errors twice the range of what is predicted."""
+    return 2 * (layout.limits[1] - layout.limits[0]) if layout.kind == "regression" else 1.0
+
+
+def _tested(members: list[GroupFigures], name: str, metrics: tuple[str, ...], *, most: float) -> _Tested:
     attribute, condition = members[0].attribute, members[0].condition
     pairs = [
         (metric, one, other)
@@ -70,7 +78,7 @@ def _tested(members: list[GroupFigures], name: str, metrics: tuple[str, ...]) ->
     widest = values.index(max(values))
     metric, one, other = pairs[widest]
     higher, lower = (one, other) if spread(differences[widest])[0] > 0 else (other, one)
-    size = Figure(max(values), max(lows), min(max(highs), 1.0))
+    size = Figure(max(values), max(lows), min(max(highs), most))
     return _Tested(
         Gap(attribute, condition, name, size, metric, higher.group, lower.group),
         p_value=min(min(_p_value(difference, wider * Z95) for difference in differences) * len(pairs), 1.0),
@@ -102,7 +110,7 @@ def _p_value(difference: Figure, z: float) -> float:
     return 1.0 if half <= 0 else math.erfc(abs(value) / (half / z) / math.sqrt(2))
 
 
-def _with_claims(found: list[_Tested], first: str) -> tuple[Gap, ...]:
+def _with_claims(found: list[_Tested], first: str, *, most: float) -> tuple[Gap, ...]:
     """Mark the gaps that Holm's procedure tells from zero; the first condition and the rest share the error."""
     said = [index for index, tested in enumerate(found) if tested.gap.size.value is not None]
     main = [index for index in said if found[index].gap.condition == first]
@@ -112,7 +120,7 @@ def _with_claims(found: list[_Tested], first: str) -> tuple[Gap, ...]:
     for family, allowed in ((main, error * (_FIRST_SHARE if rest else 1.0)), (rest, error * (1 - _FIRST_SHARE))):
         claims = _holm(found, family, allowed)
         for index in family:
-            visible = _visible(found[index], allowed / len(family))
+            visible = _visible(found[index], allowed / len(family), most)
             gaps[index] = replace(gaps[index], claim=index in claims, smallest_visible=visible)
     return tuple(gaps)
 
@@ -126,7 +134,8 @@ def _holm(found: list[_Tested], family: list[int], error: float) -> set[int]:
     return claims
 
 
-def _visible(tested: _Tested, error: float) -> float:
-    """About the smallest gap that the procedure's first step finds with 80 % power."""
+def _visible(tested: _Tested, error: float, most: float) -> float | None:
+    """About the smallest gap that the procedure's first step finds with 80 % power; None: not even the largest."""
     normal = NormalDist()
-    return min((normal.inv_cdf(1 - error / (2 * tested.pairs)) + normal.inv_cdf(_POWER)) * tested.deviation, 1.0)
+    quantile = normal.inv_cdf(1 - error / (2 * tested.pairs)) + normal.inv_cdf(_POWER)
+    return quantile * tested.deviation if quantile * tested.deviation < most else None

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from common.fairness.figures import figures_of
 from common.fairness.gaps import gaps_of
 from common.fairness.result import AuditResult, GroupFigures, ModalityGain
-from common.fairness.table import TableLayout, cell_noise, unflatten
+from common.fairness.table import TableLayout, cell_noise, subjects_by_label, unflatten
 from common.metrics.bins import edge_of, score_at
-from common.metrics.confusion import confusion_figures
 from common.metrics.figure import Figure
-from common.metrics.histogram import Histogram, figures
 from common.metrics.interval import CONFIDENCE, Z95, combine
 
-_METRICS = ("tpr", "fpr", "selection_rate", "auroc", "ppv", "accuracy", "balanced_accuracy", "calibration_gap")
-_NEEDS_POSITIVES = {"tpr", "auroc", "balanced_accuracy", "ppv"}
-_NEEDS_NEGATIVES = {"fpr", "auroc", "balanced_accuracy"}
-_GAINED = ("auroc", "tpr", "fpr", "accuracy")
+_NEEDS_POSITIVES = {"tpr", "auroc", "average_precision", "f1", "balanced_accuracy", "ppv"}
+_NEEDS_NEGATIVES = {"fpr", "auroc", "average_precision", "balanced_accuracy"}
+_GAINED = ("auroc", "tpr", "fpr", "accuracy", "mae")
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,16 @@ def audit_figures(
 def _sizes(table: _Table, group: int) -> tuple[NDArray[np.float64], float]:
     """A group's subjects by label, and the noise's variance in each; pooled, as all conditions count the same ones."""
     weights = np.array([condition.weight**2 for condition in table.layout.conditions], dtype=np.float64)
-    by_label = (table.counts[:, group].sum(axis=-1) * weights[:, None]).sum(axis=0) / weights.sum()
-    return by_label, float((weights**2 * table.layout.bins * table.noise**2).sum() / weights.sum() ** 2)
+    by_label = (subjects_by_label(table.layout, table.counts[:, group]) * weights[:, None]).sum(axis=0) / weights.sum()
+    cells = table.layout.cells_per_label
+    return by_label, float((weights**2 * cells * table.noise**2).sum() / weights.sum() ** 2)
+
+
+def _number(table: _Table, group: int) -> tuple[float, float]:
+    """A group's subjects, and the noise's variance in it; of a multilabel task, the mean over its labels."""
+    by_label, variance = _sizes(table, group)
+    answers = table.layout.answers
+    return float(by_label.sum()) / answers, len(by_label) * variance / answers**2
 
 
 def _suppressed(table: _Table) -> dict[int, str]:
@@ -87,7 +93,7 @@ def _suppressed(table: _Table) -> dict[int, str]:
     reasons: dict[int, str] = {}
     for attribute in table.layout.attributes:
         members = [index for index, (name, _) in enumerate(table.layout.groups) if name == attribute]
-        sizes = {index: float(_sizes(table, index)[0].sum()) for index in members}
+        sizes = {index: _number(table, index)[0] for index in members}
         small = [index for index in members if sizes[index] < table.min_cell]
         reasons |= dict.fromkeys(small, f"fewer than {table.min_cell} subjects: cannot be said")
         rest = [index for index in members if index not in small]
@@ -103,26 +109,24 @@ def _group(table: _Table, condition: int, group: int, suppressed: str) -> GroupF
     name = table.layout.conditions[condition].name
     if suppressed:
         return GroupFigures(attribute, level, name, Figure(None, reason=suppressed), {}, suppressed)
-    by_label, variance = _sizes(table, group)
-    total, half = float(by_label.sum()), Z95 * float(np.sqrt(len(by_label) * variance))
+    total, variance = _number(table, group)
+    half = Z95 * float(np.sqrt(variance))
     size = Figure(total, max(total - half, 0.0), total + half)
-    counts, noise = table.counts[condition, group], float(table.noise[condition])
-    if table.layout.kind != "binary":
-        return GroupFigures(attribute, level, name, size, confusion_figures(counts, noise))
-    found = figures(Histogram(counts, noise, table.edge))
-    shown = {metric: _shown(metric, found[metric], by_label, table) for metric in _METRICS}
-    return GroupFigures(attribute, level, name, size, shown)
+    found = figures_of(table.layout, table.counts[condition, group], float(table.noise[condition]), table.edge)
+    by_label, _ = _sizes(table, group)
+    return GroupFigures(attribute, level, name, size, {key: _shown(key, found[key], by_label, table) for key in found})
 
 
 def _shown(metric: str, figure: Figure, by_label: NDArray[np.float64], table: _Table) -> Figure:
-    negatives, positives = (float(number) for number in by_label)
-    for number, label, needing in (
-        (positives, table.layout.labels[1], _NEEDS_POSITIVES),
-        (negatives, table.layout.labels[0], _NEEDS_NEGATIVES),
-    ):
-        if metric in needing and number < table.min_cell:
-            what = f"{table.layout.task} = {label}"
-            return Figure(None, reason=f"fewer than {table.min_cell} subjects with {what}: cannot be said")
+    """Withhold a figure that rests on too few with a class, or with one class of a label."""
+    if table.layout.kind not in ("binary", "multilabel"):
+        return figure
+    name, _, label = metric.partition("/")
+    for place in reversed(range(len(by_label))):
+        what, needing = table.layout.labels[place], _NEEDS_POSITIVES if place % 2 else _NEEDS_NEGATIVES
+        if name in needing and what.startswith(f"{label} = " if label else "") and by_label[place] < table.min_cell:
+            said = what if table.layout.kind == "multilabel" else f"{table.layout.task} = {what}"
+            return Figure(None, reason=f"fewer than {table.min_cell} subjects with {said}: cannot be said")
     return figure
 
 

@@ -13,7 +13,7 @@ class GroupFigures:
 
     Attributes:
         n: number of subjects, noised.
-        figures: by metric: selection_rate, tpr, fpr, ppv, accuracy, balanced_accuracy, auroc, calibration_gap.
+        figures: by metric (common/fairness/figures.py).
         suppressed: why the whole group is not shown; empty where it is shown.
     """
 
@@ -30,13 +30,15 @@ class Gap:
     """The largest difference of a metric between two groups of an attribute under one condition.
 
     Attributes:
-        metric: demographic_parity, equal_opportunity, equalized_odds or auroc.
+        metric: demographic_parity, equal_opportunity, equalized_odds, auroc, accuracy, balanced_accuracy,
+            mean_absolute_error or mean_error.
         size: its interval is simultaneous over the pairs of groups.
         of: the metric that differs most, where there is a choice: tpr or fpr for equalized_odds.
         higher: the group that `of` is larger for.
         lower: the group that `of` is smaller for.
         claim: the gap is told from zero at 95 % over all gaps of this audit together (Holm).
-        smallest_visible: about the gap that this much data and this much noise would have shown in 8 of 10 audits.
+        smallest_visible: about the gap that this much data and this much noise would have shown in 8 of 10 audits;
+            None: not even the largest that there can be.
     """
 
     attribute: str

@@ -1,4 +1,4 @@
-"""The one integer table that evaluation and audit release: condition x group x label x score bin.
+"""The one integer table that evaluation and audit release: condition x group x label x score bin, or x sum.
 
 Server and sites build the same layout from the public schema, so a table travels as a bare vector. Everything that the
 server later says about the model's quality is post-processing of such a vector.
@@ -7,14 +7,15 @@ server later says about the model's quality is post-processing of such a vector.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.schema import Schema
+from common.data.schema import Schema, TaskSpec
 from common.metrics.bins import bin_of
+from common.metrics.moments import NUM_MOMENTS, REACH, UNIT, moments_of
 
 EVERYONE = ("", "everyone")
 # The condition `all` is the one that most is read off. Counting it twice halves its noise relative to its counts, and
@@ -37,8 +38,11 @@ class TableLayout:
 
     Attributes:
         groups: (attribute, level) pairs; the levels of one attribute stand together.
-        labels: the task's classes.
-        bins: binary task: score bins (common/metrics/bins.py); multiclass task: the predicted class.
+        labels: the task's classes; multilabel task: the two classes of every label, label by label; regression: one
+            entry for all.
+        bins: binary and multilabel task: score bins (common/metrics/bins.py); multiclass task: the predicted class;
+            regression: sums over the subjects, in fixed point (common/metrics/moments.py).
+        limits: regression: the public range of the true number.
     """
 
     task: str
@@ -47,6 +51,7 @@ class TableLayout:
     groups: tuple[tuple[str, str], ...]
     labels: tuple[str, ...]
     bins: int
+    limits: tuple[float, float] = (0.0, 1.0)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -57,6 +62,21 @@ class TableLayout:
     def size(self) -> int:
         """Number of cells."""
         return math.prod(self.shape)
+
+    @property
+    def answers(self) -> int:
+        """How many questions are asked about one subject: the labels of a multilabel task, else 1."""
+        return len(self.labels) // 2 if self.kind == "multilabel" else 1
+
+    @property
+    def unit(self) -> int:
+        """What one subject counts in a cell, before a condition's weight."""
+        return UNIT if self.kind == "regression" else 1
+
+    @property
+    def cells_per_label(self) -> int:
+        """How many cells have to be added up for the number of subjects with a label."""
+        return 1 if self.kind == "regression" else self.bins
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -110,15 +130,18 @@ def l2_sensitivity(layout: TableLayout) -> float:
     """The most that adding or removing one subject moves the table, in L2 norm.
 
     Guarantees:
-        exact: a subject with every attribute known adds `weight` to exactly one cell per condition and attribute.
+        exact: a subject with every attribute known adds `weight` to exactly one cell per condition, attribute and label
+            of a multilabel task.
+        bounded: to a regression's table it adds `weight` times a row of sums whose norm is at most moments.REACH.
     """
-    return math.sqrt(len(layout.attributes) * sum(condition.weight**2 for condition in layout.conditions))
+    per_condition = REACH if layout.kind == "regression" else math.sqrt(layout.answers)
+    return per_condition * math.sqrt(len(layout.attributes) * sum(one.weight**2 for one in layout.conditions))
 
 
 def fill(
     layout: TableLayout,
     scores: Mapping[str, NDArray[np.floating]],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.integer] | NDArray[np.floating],
     groups: Mapping[str, NDArray[np.int64]],
     subjects: NDArray[np.int64],
 ) -> NDArray[np.int64]:
@@ -126,8 +149,8 @@ def fill(
 
     Args:
         layout: what the cells are.
-        scores: by condition, [row, 1] chance of the second class, or [row, class] for a multiclass task.
-        labels: [row] index of the class; negative: unknown.
+        scores: by condition, [row, 1, class or label], as `loss.scores` gives them.
+        labels: [row] or [row, label], as a model learns from them (labels.model_labels).
         groups: by attribute, [row] index of the level; negative: unknown.
         subjects: [row] index of the row's subject.
 
@@ -139,42 +162,49 @@ def fill(
         its rows' scores, and its last row's label and level. A subject whose label or score is not known counts
         nowhere, one whose level is not known does not count in that attribute.
     """
-    table = np.zeros(layout.shape, dtype=np.int64)
+    table = np.zeros(layout.size, dtype=np.int64)
     last_row = {int(subject): row for row, subject in enumerate(subjects)}
     distinct, rows = (
         np.array(sorted(last_row), dtype=np.int64),
         np.array([last_row[s] for s in sorted(last_row)], dtype=int),
     )
     if not distinct.size:
-        return table.ravel()
+        return table
     label = labels[rows]
     for number, condition in enumerate(layout.conditions):
         means = _mean_by_subject(np.asarray(scores[condition.name], dtype=np.float64), subjects, distinct)
-        known = np.isfinite(means).all(axis=1) & (label >= 0) & (label < len(layout.labels))
-        bins = _bin_of(layout, np.where(known[:, None], means, 0.0))
-        for attribute, offset, count in _spans(layout):
-            level = np.zeros(len(rows), dtype=np.int64) if attribute == EVERYONE[0] else groups[attribute][rows]
-            counted = known & (level >= 0) & (level < count)
-            cells = (number, offset + level[counted], label[counted], bins[counted])
-            np.add.at(table, cells, condition.weight)
-    return table.ravel()
+        finite = np.asarray(np.isfinite(means).all(axis=1))
+        for part in _PARTS[layout.kind](layout, np.where(finite[:, None], means, 0.0), label):
+            for attribute, offset, count in _spans(layout):
+                everyone = attribute == EVERYONE[0]
+                level: NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64) if everyone else groups[attribute][rows]
+                counted = np.flatnonzero(finite & part.known & (level >= 0) & (level < count))
+                cells = (number, offset + level[counted], part.label[counted], part.bins[counted])
+                flat = np.ravel_multi_index(np.broadcast_arrays(*cells), layout.shape)
+                np.add.at(table, flat, condition.weight * part.amount[counted])
+    return table
 
 
 def unflatten(layout: TableLayout, vector: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Read a vector as subjects: float64 [condition, group, label, bin]; a noised cell may be negative.
+    """Read a vector as subjects: float64 [condition, group, label, bin or sum]; a noised cell may be negative.
 
     Raises:
         ValueError: the vector's length is not the layout's.
     """
     if vector.shape != (layout.size,):
         raise ValueError(f"a table of {layout.size} cells was expected, got an array of shape {vector.shape}")
-    weights = np.array([condition.weight for condition in layout.conditions], dtype=np.float64)
+    weights = np.array([layout.unit * condition.weight for condition in layout.conditions], dtype=np.float64)
     return vector.astype(np.float64).reshape(layout.shape) / weights[:, None, None, None]
 
 
 def cell_noise(layout: TableLayout, noise_std: float) -> NDArray[np.float64]:
     """The noise's standard deviation in subjects, [condition], where the vector's is `noise_std`."""
-    return noise_std / np.array([condition.weight for condition in layout.conditions], dtype=np.float64)
+    return noise_std / np.array([layout.unit * condition.weight for condition in layout.conditions], dtype=np.float64)
+
+
+def subjects_by_label(layout: TableLayout, table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count the subjects in cells [..., label, bin or sum]: [..., label]."""
+    return table[..., 0] if layout.kind == "regression" else np.asarray(table.sum(axis=-1))
 
 
 def _layout(
@@ -183,8 +213,16 @@ def _layout(
     if task not in schema.tasks:
         raise ValueError(f"objective.task is {task!r}; the sites have {sorted(schema.tasks)}")
     spec = schema.tasks[task]
-    width = bins if spec.kind == "binary" else len(spec.classes)
-    return TableLayout(task, spec.kind, conditions, groups, tuple(spec.classes), width)
+    labels, width = _AXES[spec.kind](spec, bins)
+    return TableLayout(task, spec.kind, conditions, groups, labels, width, spec.limits)
+
+
+_AXES: dict[str, Callable[[TaskSpec, int], tuple[tuple[str, ...], int]]] = {
+    "binary": lambda spec, bins: (spec.classes, bins),
+    "multiclass": lambda spec, _bins: (spec.classes, len(spec.classes)),
+    "multilabel": lambda spec, bins: (tuple(f"{c} = {there}" for c in spec.columns for there in spec.classes), bins),
+    "regression": lambda spec, _bins: ((spec.named_columns[0],), NUM_MOMENTS),
+}
 
 
 def _spans(layout: TableLayout) -> list[tuple[str, int, int]]:
@@ -202,7 +240,41 @@ def _mean_by_subject(
     return np.asarray(total / np.bincount(place, minlength=len(distinct))[:, None])
 
 
-def _bin_of(layout: TableLayout, means: NDArray[np.float64]) -> NDArray[np.int64]:
-    if layout.kind == "binary":
-        return bin_of(means[:, 0], layout.bins)
-    return np.asarray(means.argmax(axis=1), dtype=np.int64)
+@dataclass(frozen=True)
+class _Part:
+    """One cell of every subject: [subject] label, bin, how much it counts there, and whether it is known at all."""
+
+    label: NDArray[np.int64]
+    bins: NDArray[np.int64]
+    amount: NDArray[np.int64]
+    known: NDArray[np.bool_]
+
+
+def _chosen(layout: TableLayout, means: NDArray[np.float64], label: NDArray[np.int64]) -> Iterator[_Part]:
+    """One cell a subject: its class, and the bin of its chance or the class that the model chose."""
+    bins = bin_of(means[:, 0], layout.bins) if layout.kind == "binary" else means.argmax(axis=1)
+    known = (label >= 0) & (label < len(layout.labels))
+    yield _Part(label, np.asarray(bins, dtype=np.int64), np.ones_like(label), known)
+
+
+def _one_by_one(layout: TableLayout, means: NDArray[np.float64], label: NDArray[np.int64]) -> Iterator[_Part]:
+    """A cell for each label that is known."""
+    for place in range(layout.answers):
+        own = label[:, place]
+        known = (own >= 0) & (own <= 1)
+        yield _Part(2 * place + own, bin_of(means[:, place], layout.bins), np.ones_like(own), known)
+
+
+def _summed(_layout: TableLayout, means: NDArray[np.float64], label: NDArray[np.float64]) -> Iterator[_Part]:
+    """A cell for each moment."""
+    known = np.isfinite(label)
+    for place, amount in enumerate(moments_of(means[:, 0], np.where(known, label, 0.0)).T):
+        yield _Part(np.zeros_like(amount), np.full_like(amount, place), amount, known)
+
+
+_PARTS: dict[str, Callable[..., Iterator[_Part]]] = {
+    "binary": _chosen,
+    "multiclass": _chosen,
+    "multilabel": _one_by_one,
+    "regression": _summed,
+}

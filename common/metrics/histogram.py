@@ -101,6 +101,42 @@ def balanced_accuracy(histogram: Histogram, z: float = Z95) -> Figure:
     return Figure(both.value + 0.5, both.low + 0.5, both.high + 0.5)
 
 
+def f1(histogram: Histogram, z: float = Z95) -> Figure:
+    """Harmonic mean of sensitivity and precision: 2 found / (2 found + missed + falsely called).
+
+    The interval inverts a test, as the AUROC's does: all values F for which 2 found (1 - F) - F (missed + falsely
+    called) is within z standard deviations of zero.
+    """
+    found, wrong = max(histogram.above(1), 0.0), max(histogram.below(1), 0.0) + max(histogram.above(0), 0.0)
+    if 2 * found + wrong <= 0:
+        return Figure(None, reason="nobody has the condition or is called positive, as far as the noise lets us see")
+    value, high = 2 * found / (2 * found + wrong), histogram.bins - histogram.edge
+    inside = 4 * (1 - _GRID) ** 2 * (found + histogram.noise_var(high))
+    outside = _GRID**2 * (wrong + histogram.noise_var(high + histogram.edge))
+    kept = _GRID[(2 * found * (1 - _GRID) - _GRID * wrong) ** 2 <= z**2 * (inside + outside)]
+    return Figure(value, min(float(kept.min(initial=value)), value), max(float(kept.max(initial=value)), value))
+
+
+def average_precision(histogram: Histogram, z: float = Z95) -> Figure:
+    """Mean precision over those with the condition, from the highest bin down; a bin is taken as a whole.
+
+    The interval is the delta method's, with what each cell's sampling and noise move it by.
+    """
+    negative, positive = histogram.counts
+    if positive.sum() < 1 or negative.sum() < 1:
+        return Figure(None, reason="needs subjects with and without the condition")
+    value = _average_precision(histogram.counts)
+    step = max(1e-3 * histogram.total, 1e-6)
+    variance = 0.0
+    for cell in np.ndindex(histogram.counts.shape):
+        moved = histogram.counts.copy()
+        moved[cell] += step
+        slope = (_average_precision(moved) - value) / step
+        variance += slope**2 * (max(float(histogram.counts[cell]), 0.0) + histogram.noise_var(1))
+    half = z * math.sqrt(variance)
+    return Figure(value, max(value - half, 0.0), min(value + half, 1.0))
+
+
 def auroc(histogram: Histogram, z: float = Z95) -> Figure:
     """Chance that someone with the condition scores above someone without; the same bin counts half.
 
@@ -162,6 +198,8 @@ METRICS = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "auroc": auroc,
+    "average_precision": average_precision,
+    "f1": f1,
     "selection_rate": selection_rate,
     "tpr": true_positive_rate,
     "fpr": false_positive_rate,
@@ -174,6 +212,12 @@ METRICS = {
 def _rate(histogram: Histogram, label: int, z: float) -> Figure:
     high, low = histogram.noise_var(histogram.bins - histogram.edge), histogram.noise_var(histogram.edge)
     return share(histogram.above(label), histogram.below(label), inside_var=high, outside_var=low, z=z)
+
+
+def _average_precision(counts: NDArray[np.float64]) -> float:
+    called, found = counts.sum(axis=0)[::-1].cumsum(), counts[1, ::-1].cumsum()
+    precision = np.clip(found / np.maximum(called, 1.0), 0.0, 1.0)
+    return min(max(float((counts[1, ::-1] * precision).sum() / max(float(counts[1].sum()), 1.0)), 0.0), 1.0)
 
 
 def _won(bins: int) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from common.blocks import block_of, blocks_of, flatten, is_named, is_personal
 from common.config import Config
 from common.data.schema import Schema
 from common.models.additive import AdditiveModel
-from common.models.heads import ClassificationHead
+from common.models.heads import TaskHead
 from common.models.outputs import Outputs
 from common.models.transformer import TransformerModel
 from common.releases import schema_of
@@ -48,7 +48,7 @@ def build_model(config: Config, schema: Schema, *, seed: int) -> nn.Module:
                 generator = torch_generator(seed, "weights", f"{prefix}.{name}")
                 FIRST_WEIGHTS[type(module), name](parameter, generator)
         for module in model.modules():
-            if config.model.kind == "additive" or isinstance(module, ClassificationHead):
+            if config.model.kind == "additive" or isinstance(module, TaskHead):
                 # Zero is as good a start as any for a linear answer, and needs no luck.
                 for parameter in module.parameters():
                     nn.init.zeros_(parameter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -13,9 +14,11 @@ from common.data.batch import Batch
 from common.data.schema import Schema
 from common.models.encoders.table import Encoder, build_encoder
 from common.models.fusion import Fusion, pooled
-from common.models.heads import ClassificationHead
-from common.models.outputs import Outputs
+from common.models.heads import TaskHead
+from common.models.outputs import Outputs, Paired
+from common.models.pairs import Strangers, anchored, brought_together, projected
 from common.models.positions import time_code
+from common.objectives import Anchor, InBatch, named_modalities
 
 
 class TransformerModel(nn.Module):
@@ -37,10 +40,18 @@ class TransformerModel(nn.Module):
             {module_key(name): build_encoder(name, spec, options.get(name), width) for name, spec in modalities}
         )
         self.fusion = Fusion(config.fusion, config.model, schema.modalities)
-        self.heads = nn.ModuleDict({module_key(config.objective.task): ClassificationHead(task, width)})
+        self.heads = nn.ModuleDict({module_key(config.objective.task): TaskHead(task, width)})
         with_auxiliary = tuple(schema.modalities) if config.objective.auxiliary_weight > 0 else ()
-        self.auxiliary = nn.ModuleDict({module_key(name): ClassificationHead(task, width) for name in with_auxiliary})
+        self.auxiliary = nn.ModuleDict({module_key(name): TaskHead(task, width) for name in with_auxiliary})
+        parts = config.objective.parts
+        self.projections = nn.ModuleDict(
+            {module_key(name): nn.Linear(width, width, bias=False) for name in projected(parts)}
+        )
+        self.strangers = nn.ModuleDict(
+            {str(place): Strangers(schema, part) for place, part in enumerate(parts) if isinstance(part, Anchor)}
+        )
         self._modalities, self._with_auxiliary, self._width = tuple(schema.modalities), with_auxiliary, width
+        self._parts = parts
         self._task = config.objective.task
 
     def _encode(self, name: str, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,4 +77,22 @@ class TransformerModel(nn.Module):
         if auxiliary:
             each = torch.stack([auxiliary[name] for name in self._with_auxiliary], dim=1)
             logits = logits + pooled(each, torch.stack([present[name] for name in self._with_auxiliary], dim=1))
-        return Outputs(logits, auxiliary, present)
+        return Outputs(logits, auxiliary, present, self._paired(tokens, masks) if self.training else ())
+
+    def _paired(self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[tuple[Paired, ...], ...]:
+        """What each part of the objective looks at, besides the task."""
+        names = {name for part in self._parts for name in named_modalities(part)}
+        means = {name: pooled(tokens[name], masks[name]) for name in names}
+        present = {name: masks[name].any(dim=1) for name in names}
+        found: list[tuple[Paired, ...]] = []
+        for place, part in enumerate(self._parts):
+            if isinstance(part, Anchor):
+                strangers = self.strangers[str(place)](self.encoders[module_key(part.target)])
+                query = self.projections[module_key(part.query)](means[part.query])
+                both = present[part.query] & present[part.target]
+                found.append((anchored(query, means[part.target], both, strangers),))
+            elif isinstance(part, InBatch):
+                found.append(brought_together(self.projections, means, present, part))
+            else:
+                found.append(())
+        return tuple(found)

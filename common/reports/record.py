@@ -160,6 +160,7 @@ class RoundRecord:
         dropped: who was asked and is not.
         left_out: blocks that were not summed because too few sites were left.
         update_norm: L2 norm of the released, noised mean update.
+        test_error: mean absolute error of a regression.
     """
 
     number: int
@@ -170,28 +171,35 @@ class RoundRecord:
     update_norm: float | None = None
     test_accuracy: float | None = None
     test_auroc: float | None = None
+    test_error: float | None = None
 
 
 @dataclass(frozen=True)
 class SiteTest:
-    """The final model on one site's held-out subjects, measured by the simulator."""
+    """The final model on one site's held-out subjects, measured by the simulator; `figures` are all, by name."""
 
     num_subjects: int
     accuracy: float | None
     auroc: float | None
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ConditionTest:
-    """The final model under one modality condition, measured by the simulator."""
+    """The final model under one modality condition, measured by the simulator; `figures` are all, by name."""
 
     accuracy: float | None
     auroc: float | None
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ExactTest:
-    """The final model on all held-out subjects: measured by the simulator, who holds all records."""
+    """The final model on all held-out subjects: measured by the simulator, who holds all records.
+
+    Accuracy and AUROC of a multilabel task are means over its labels; a regression has neither. `figures` are all there
+    are, by name: accuracy, auroc, average_precision, f1, with `/label` for one label; mae, rmse, r2, bias.
+    """
 
     num_subjects: int
     pooled_accuracy: float | None
@@ -199,6 +207,7 @@ class ExactTest:
     auroc: float | None
     sites: dict[str, SiteTest]
     conditions: dict[str, ConditionTest]
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,7 @@ class ReleasedTest:
     """The final model as the protocol itself could measure it: from one summed, noised table.
 
     Attributes:
-        conditions: by condition, by metric: accuracy, balanced_accuracy, auroc, calibration_error, calibration_gap.
+        conditions: by condition, by metric (common/fairness/figures.py).
         noise_std: standard deviation of the noise in one cell of the released table.
         num_subjects: noised.
     """
@@ -235,6 +244,7 @@ class RunRecord:
     Attributes:
         config: the resolved configuration as JSON values (`model_dump(mode="json")`).
         created: when it began, ISO 8601 in UTC.
+        kind: of the task; `classes` are its classes, or the labels of a multilabel task.
         honesty: which parts of the data are real, paired, split or simulated.
         simulated: the sites were simulated on one machine.
     """
@@ -261,6 +271,7 @@ class RunRecord:
     warnings: tuple[RedBox, ...] = ()
     software: dict[str, str] = field(default_factory=dict)
     simulated: bool = True
+    kind: str = "binary"
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     def to_json(self) -> str:

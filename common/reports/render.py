@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from common.fairness.result import GroupFigures
 from common.reports import numbers
+from common.reports.headline import NUMBERS, TITLES, figure_text, headline, is_share, measured, measured_text
 from common.reports.plots import condition_title
 from common.reports.record import RunRecord
 from common.reports.sentences import (
@@ -31,38 +32,18 @@ METRIC_NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "calibration_gap": "predicted minus observed",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "bias": "mean error (predicted minus true)",
 }
 
 
 def render(template: str, record: RunRecord, **context: object) -> str:
     """Render a template of this folder for a record; the record's red boxes are always there."""
     pages = environment()
-    pages.filters |= {
-        "percent": numbers.percent,
-        "decimal": numbers.decimal,
-        "points": numbers.points,
-        "epsilon": numbers.epsilon,
-        "remaining": numbers.remaining,
-        "plain": numbers.plain,
-        "percent_figure": numbers.percent_figure,
-        "decimal_figure": numbers.decimal_figure,
-        "count": numbers.count_figure,
-        "size": numbers.size,
-        "moment": numbers.moment,
-        "gap_size": gap_size,
-        "too_many_colluders": too_many_colluders,
-        "release_kind": lambda noise_std: release_kind(record, noise_std),
-        "condition": condition_title,
-        "metric": lambda name: METRIC_NAMES.get(name, name),
-        "gap_name": gap_name,
-        "entry_numbers": entry_numbers,
-        "share": shown_share,
-        "verdict": verdict,
-        "cell_reasons": _reasons,
-        "file_name": file_name,
-        "replaced": replaced,
-    }
-    return pages.get_template(template).render(record=record, boxes=red_boxes(record), **context)
+    pages.filters |= _FILTERS | {"release_kind": lambda noise_std: release_kind(record, noise_std)}
+    always = {"record": record, "boxes": red_boxes(record), "headline": headline(record.kind)}
+    return pages.get_template(template).render(always | context)
 
 
 def environment() -> Environment:
@@ -96,3 +77,35 @@ def _reasons(groups: tuple[GroupFigures, ...]) -> list[str]:
             for reason in dict.fromkeys(figure.reason for figure in group.figures.values() if figure.value is None):
                 found.setdefault(reason, []).append(f"{group.attribute} {group.group}")
     return [f"{', '.join(names)}: {reason}" for reason, names in found.items()]
+
+
+_FILTERS = {
+    "percent": numbers.percent,
+    "decimal": numbers.decimal,
+    "points": numbers.points,
+    "epsilon": numbers.epsilon,
+    "remaining": numbers.remaining,
+    "plain": numbers.plain,
+    "percent_figure": numbers.percent_figure,
+    "decimal_figure": numbers.decimal_figure,
+    "count": numbers.count_figure,
+    "size": numbers.size,
+    "moment": numbers.moment,
+    "gap_size": gap_size,
+    "too_many_colluders": too_many_colluders,
+    "condition": condition_title,
+    "metric": lambda name: METRIC_NAMES.get(name, name),
+    "title": lambda name: TITLES[name],
+    "shape": lambda name: "percent" if is_share(name) else "decimal",
+    "gap_shape": lambda name: "decimal" if name in NUMBERS else "points",
+    "measured_text": measured_text,
+    "figure": figure_text,
+    "gap_name": gap_name,
+    "entry_numbers": entry_numbers,
+    "share": shown_share,
+    "verdict": verdict,
+    "cell_reasons": _reasons,
+    "file_name": file_name,
+    "replaced": replaced,
+    "measured": measured,
+}

@@ -6,22 +6,13 @@ import math
 
 from common.fairness.result import AuditResult, Gap
 from common.privacy.step_audit import StepCertificate
-from common.reports.numbers import SPACE, decimal, decimal_figure, epsilon, percent_figure, plain, points, remaining
+from common.reports.headline import GAP_NAMES, NUMBERS, TITLES, figure_text, headline, measured
+from common.reports.numbers import SPACE, decimal, decimal_figure, epsilon, plain, points, remaining
 from common.reports.record import Promise, RedBox, RunRecord
 from common.secagg.roster import too_many_colluders
 
 _CERTAIN = 0.9995
 _NOTICEABLE = 0.005
-GAP_NAMES = {
-    "equal_opportunity": "share found, of those with it (equal opportunity)",
-    "equalized_odds": "share found or falsely alarmed (equalized odds)",
-    "equalized_odds/tpr": "share found, of those with it (equalized odds)",
-    "equalized_odds/fpr": "share falsely alarmed, of those without it (equalized odds)",
-    "demographic_parity": "share called positive (demographic parity)",
-    "auroc": "ranking (AUROC)",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-}
 
 
 def red_boxes(record: RunRecord) -> tuple[RedBox, ...]:
@@ -101,16 +92,23 @@ def _setting(record: RunRecord) -> str:
 
 def _quality(record: RunRecord) -> str:
     test = record.test
-    if test is None or test.pooled_accuracy is None:
+    if test is None:
         return ""
-    text = (
-        f"On {test.num_subjects} held-out people the final model is right about {100 * test.pooled_accuracy:.0f} of 100"
-    )
-    if test.auroc is not None:
-        text += (
-            f"; of 100 pairs of one person with and one without the condition it ranks {100 * test.auroc:.0f} rightly "
-            f"(AUROC {decimal(test.auroc)})"
-        )
+    accuracy, auroc, error = (measured(test, metric) for metric in ("accuracy", "auroc", "mae"))
+    if accuracy is not None:
+        about = "right about" if record.kind != "multilabel" else "right, a label at a time, about"
+        text = f"On {test.num_subjects} held-out people the final model is {about} {100 * accuracy:.0f} of 100"
+        if auroc is not None:
+            text += (
+                f"; of 100 pairs of one person with and one without the condition it ranks {100 * auroc:.0f} rightly "
+                f"(AUROC {decimal(auroc)})"
+            )
+    elif error is not None:
+        explained = measured(test, "r2")
+        text = f"On {test.num_subjects} held-out people the final model is {plain(error)} off on average"
+        text += "" if explained is None else f" (R\N{SUPERSCRIPT TWO} {decimal(explained)})"
+    else:
+        return ""
     return f"{text}. The simulator measured this; no institution released it."
 
 
@@ -119,8 +117,9 @@ def _released(record: RunRecord) -> str:
         return ""
     found = record.released.conditions["all"]
     noised = "noised" if record.released.noise_std > 0 else "not noised at all"
-    accuracy = percent_figure(found["accuracy"])
-    text = f"What the sites released, one table summed over them and {noised}, puts the accuracy at {accuracy}"
+    first = headline(record.kind)[0]
+    said = f"{TITLES[first]} at {figure_text(found[first], first)}"
+    text = f"What the sites released, one table summed over them and {noised}, puts the {said}"
     if "auroc" in found:
         text += f" and the AUROC at {decimal_figure(found['auroc'])}"
     return f"{text}; in brackets the 95 % interval. This is what a real federation would know."
@@ -219,8 +218,8 @@ def verdict(gap: Gap) -> str:
         return "a difference, beyond chance and noise"
     if gap.size.low:
         return "perhaps: clear on its own, not against all comparisons"
-    if gap.smallest_visible is not None and gap.smallest_visible < 1:
-        visible = decimal(gap.smallest_visible) if gap.metric == "auroc" else points(gap.smallest_visible)
+    if gap.smallest_visible is not None:
+        visible = decimal(gap.smallest_visible) if gap.metric in NUMBERS else points(gap.smallest_visible)
         return f"cannot be told from none; about {visible} would have shown"
     return "cannot be told from none; no gap at all would have shown"
 
@@ -277,9 +276,9 @@ def took_part(record: RunRecord) -> str:
 
 
 def gap_size(gap: Gap) -> str:
-    """A gap's size with its interval: in points, or as an AUROC is written."""
+    """A gap's size with its interval: in points, or as a plain number."""
     size = gap.size
-    if gap.metric == "auroc" or size.value is None or size.low is None or size.high is None:
+    if gap.metric in NUMBERS or size.value is None or size.low is None or size.high is None:
         return decimal_figure(size)
     return f"{points(size.value)} ({100 * size.low:.0f} to {100 * size.high:.0f})"
 

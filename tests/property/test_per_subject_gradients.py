@@ -33,9 +33,9 @@ def _subjects(batch: Batch) -> list[int]:
 
 def _clip_in_the_middle(model: nn.Module, batch: Batch, recipe: Recipe) -> Clipping:
     """A clip norm that some subjects' gradients exceed and others do not."""
-    free = Clipping(recipe.task, recipe.auxiliary_weight, 1e9)
+    free = Clipping(recipe.task, recipe.auxiliary_weight, 1e9, parts=recipe.all_parts)
     norms = [float(one_subject(model, batch, s, free).norm()) for s in _subjects(batch)]
-    return Clipping(recipe.task, recipe.auxiliary_weight, max(1e-3, min(1.0, sorted(norms)[len(norms) // 2])))
+    return replace(free, clip_norm=max(1e-3, min(1.0, sorted(norms)[len(norms) // 2])))
 
 
 def _largest_shift(model: nn.Module, batch: Batch, clipping: Clipping) -> float:
@@ -119,7 +119,7 @@ def test_matching_rows_by_position_would_be_caught() -> None:
 def test_clipping_rows_instead_of_subjects_would_be_caught() -> None:
     recipe = Recipe()
     model, batch = model_of(recipe), ragged_batch((6, 1, 1))
-    clipping = Clipping(recipe.task, recipe.auxiliary_weight, 0.05)
+    clipping = Clipping(recipe.task, recipe.auxiliary_weight, 0.05, parts=recipe.all_parts)
     by_row = replace(batch, subjects=torch.arange(len(batch)))
     of_subject_0 = [one_subject(model, by_row, row, clipping) for row, who in enumerate(batch.subjects) if who == 0]
     assert torch.stack(of_subject_0).sum(dim=0).norm() > 2 * clipping.clip_norm

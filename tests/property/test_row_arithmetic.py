@@ -62,7 +62,11 @@ def test_a_rows_score_is_the_same_bits_wherever_it_stands(recipe: Recipe, width:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("recipe", EVERY_RECIPE, ids=str)
 def test_a_rows_gradient_is_the_same_bits_wherever_it_stands(recipe: Recipe, width: int) -> None:
-    model, batch, clipping = wide(recipe, width), ragged_batch((1,) * 128), Clipping(recipe.task, 0.3, 0.5)
+    model, batch, clipping = (
+        wide(recipe, width),
+        ragged_batch((1,) * 128),
+        Clipping(recipe.task, 0.3, 0.5, parts=recipe.all_parts),
+    )
     with per_row_gradients(model):
         whole = row_gradients(model, batch, clipping)
         moved = row_gradients(model, next(parts_of(shifted(batch), 128)), clipping)

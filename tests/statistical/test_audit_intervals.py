@@ -14,10 +14,11 @@ from common.fairness.groups import audit_figures
 from common.fairness.result import AuditResult
 from common.fairness.table import TableLayout, conditions_of, fill
 from common.metrics.histogram import METRICS, Histogram
+from common.metrics.moments import NUM_MOMENTS, UNIT, moment_figures, moments_of
 
 RUNS = 800
 BINS = 10
-COVERED = ("tpr", "fpr", "selection_rate", "accuracy", "balanced_accuracy", "auroc", "ppv")
+COVERED = ("tpr", "fpr", "selection_rate", "accuracy", "balanced_accuracy", "auroc", "average_precision", "f1", "ppv")
 SETTINGS = ((50, 2.0), (500, 0.0), (500, 4.0))  # positives, noise in each cell
 
 
@@ -101,3 +102,38 @@ def test_a_planted_gap_is_claimed_and_gone_without_the_modality_that_makes_it() 
     claims = [{(g.attribute, g.condition, g.metric) for g in result.gaps if g.claim} for result in results]
     assert sum(("sex", "all", "equal_opportunity") in claim for claim in claims) >= 0.8 * runs
     assert sum(("sex", "without:audio", "equal_opportunity") in claim for claim in claims) <= 0.1 * runs
+
+
+def error_coverage(metric: str, subjects: int, noise_std: float, assumed_std: float) -> float:
+    rng = np.random.default_rng(12)
+
+    def sums(number: int) -> np.ndarray:
+        true = rng.beta(2, 4, number) * 2 - 1
+        predicted = 0.5 * true - 0.1 + rng.normal(0, 0.25, number)
+        return np.asarray(moments_of(predicted, true).sum(axis=0) / UNIT)
+
+    truth = moment_figures(sums(2_000_000), 0.0, (0.0, 20.0))[metric].value
+    assert truth is not None
+    hits = said = 0
+    for _ in range(RUNS):
+        noised = sums(subjects) + rng.normal(0, noise_std, NUM_MOMENTS)
+        figure = moment_figures(noised, assumed_std, (0.0, 20.0))[metric]
+        if figure.value is not None and figure.low is not None and figure.high is not None:
+            said += 1
+            hits += figure.low <= truth <= figure.high
+    assert said > 0.95 * RUNS
+    return hits / said
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse", "bias", "r2"])
+@pytest.mark.parametrize(("subjects", "noise_std"), [(150, 0.0), (1000, 0.0), (1000, 4.0)])
+def test_intervals_of_errors_cover_95_percent_or_more(metric: str, subjects: int, noise_std: float) -> None:
+    covered = error_coverage(metric, subjects, noise_std, noise_std)
+    assert covered > 0.92
+    if metric in ("mae", "bias"):  # the others rest on bounds, and are wide
+        assert covered == pytest.approx(0.95, abs=0.03)
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse", "bias"])
+def test_intervals_of_errors_that_ignore_the_noise_do_not(metric: str) -> None:
+    assert error_coverage(metric, 1000, 40.0, 0.0) < 0.85

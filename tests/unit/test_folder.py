@@ -234,3 +234,19 @@ def test_toy_sites_hold_what_they_say(tmp_path: Path) -> None:
     assert all(len(site.subjects) == 30 and len(site.row_subject) > 30 for site in sites)
     assert all(len(site.subjects_of("train")) and len(site.subjects_of("test")) for site in sites)
     assert all(set(site.labels["sick"]) == {0, 1} for site in sites)
+
+
+def test_numbers_and_labels_are_read_and_an_empty_cell_is_unknown(tmp_path: Path) -> None:
+    spec = SPEC.replace(
+        "tasks:",
+        "tasks:\n  rate: {kind: regression, column: age, bounds: [0, 100]}\n"
+        "  both: {kind: multilabel, columns: [sick, left], classes: ['no', 'yes']}",
+    )
+    csv = "person,split,crp,ldh,blood,rate,sick,left,sex,age\np1,test,1,2,b,60,no,,m,50\np2,train,1,2,b,60,,yes,f,\n"
+    site = read_site(write(tmp_path, spec=spec, csv=csv), split_seed=0)
+    np.testing.assert_array_equal(site.labels["rate"], [50, np.nan])
+    np.testing.assert_array_equal(site.labels["both"], [[0, -1], [-1, 1]])
+    with pytest.raises(DataError, match=r"row 2, column left: 'perhaps' is none of no, yes"):
+        read_site(write(tmp_path, spec=spec, csv=csv.replace("no,,m", "no,perhaps,m")), split_seed=0)
+    with pytest.raises(DataError, match=r"row 2, column age: 'old' is not a number"):
+        read_site(write(tmp_path, spec=spec, csv=csv.replace("m,50", "m,old")), split_seed=0)

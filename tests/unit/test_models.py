@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from common.blocks import blocks_of, flatten
 from common.data.batch import hide, take
-from common.models.loss import per_example_loss, scores
+from common.models.loss import per_example_loss, row_losses, scores
 from common.models.model import build_model
 from common.models.outputs import Outputs
 from tests.example_models import EVERY_RECIPE, SCHEMA, Recipe, config_of, model_of, ragged_batch
@@ -64,8 +65,10 @@ def test_every_parameter_gets_a_gradient_in_every_batch(recipe: Recipe) -> None:
     model = model_of(recipe)
     for keep in (tuple(SCHEMA.modalities), ("labs",), ()):
         batch = hide(ragged_batch((2, 1)), keep)
-        loss = per_example_loss(model(batch), batch.labels[recipe.task], auxiliary_weight=recipe.auxiliary_weight)
-        found = torch.autograd.grad(loss.sum(), list(model.parameters()), allow_unused=True)
+        weight, parts = recipe.auxiliary_weight, recipe.all_parts
+        loss = row_losses(model, batch, task=recipe.task, auxiliary_weight=weight, parts=parts)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad(loss.sum(), trained, allow_unused=True)
         assert all(part is not None for part in found)
 
 
@@ -103,7 +106,7 @@ def test_an_additive_logit_is_the_sum_of_its_modalities() -> None:
 
 def test_a_task_that_is_not_there_is_refused() -> None:
     config = config_of(Recipe(task="sickness"))
-    with pytest.raises(ValueError, match=r"objective\.task must be one of sick, grade, got 'sickness'"):
+    with pytest.raises(ValueError, match=r"objective\.task must be one of sick, grade, stay, findings, got 'sickness'"):
         build_model(config, SCHEMA, seed=0)
 
 
@@ -135,6 +138,22 @@ def test_an_unknown_label_costs_nothing_and_an_auxiliary_loss_needs_its_modality
     loss = per_example_loss(Outputs(logits, sure, wrong), labels, auxiliary_weight=0.5)
     assert torch.allclose(loss[:2], plain[:2] + 0.5 * 30.0)
     assert loss[2] == 0
+
+
+def test_an_unknown_number_or_label_costs_nothing() -> None:
+    numbers = per_example_loss(outputs_of(torch.full((2, 1), 0.5)), torch.tensor([-0.5, math.nan]), auxiliary_weight=0)
+    assert numbers.tolist() == [0.5, 0.0]
+    labels = torch.tensor([[1, -1, -1], [0, 1, -1], [-1, -1, -1]])
+    logits = torch.tensor([[0.0, 9.0, 9.0], [0.0, 0.0, 9.0], [5.0, 5.0, 5.0]], requires_grad=True)
+    loss = per_example_loss(outputs_of(logits), labels, auxiliary_weight=0)
+    assert torch.allclose(loss, torch.tensor([1.0, 1.0, 0.0]) * math.log(2)), "the mean over the labels that are known"
+    assert (torch.autograd.grad(loss.sum(), logits)[0][labels < 0] == 0).all()
+
+
+def test_answers_are_chances_of_every_label_and_numbers_within_the_range() -> None:
+    logits = torch.tensor([[0.0, 100.0], [-100.0, 0.0]])
+    assert scores(outputs_of(logits), "multilabel").tolist() == [[0.5, 1.0], [0.0, 0.5]]
+    assert scores(outputs_of(torch.tensor([[0.25], [7.0]])), "regression").flatten().tolist() == [0.25, 1.0]
 
 
 def test_the_trained_task_is_the_configured_one() -> None:

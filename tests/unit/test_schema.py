@@ -53,6 +53,19 @@ def test_features_are_values_indicators_and_levels(options: dict[str, bool], fea
     assert TabularSpec.model_validate({**entry, **options}).num_features == features
 
 
+def test_a_task_may_be_a_number_or_a_list_of_labels() -> None:
+    tasks = {
+        "stay": {"kind": "regression", "column": "days", "bounds": [0, 30]},
+        "findings": {"kind": "multilabel", "columns": ["edema", "rash"]},
+    }
+    spec = spec_of(tasks=tasks)
+    assert spec.tasks["stay"].num_logits == 1
+    assert spec.tasks["findings"].num_logits == 2
+    assert spec.tasks["findings"].named_columns == ("edema", "rash")
+    with pytest.raises(ValidationError, match="'edema', which is the label of task findings"):
+        spec_of(tasks=tasks, modalities={"x": {"kind": "tabular", "columns": ["edema"]}}, attributes={})
+
+
 LABS = {"kind": "tabular", "columns": ["crp"]}
 BAD: dict[str, tuple[dict[str, object], str]] = {
     "unknown key": ({"colour": "red"}, "colour"),
@@ -76,6 +89,23 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "label as input": (
         {"attributes": {}, "modalities": {"x": {**LABS, "columns": ["crp", "icu"]}}},
         "label of task icu",
+    ),
+    "a number without a range": (
+        {"tasks": {"stay": {"kind": "regression", "column": "days"}}},
+        "a regression task needs public bounds",
+    ),
+    "labels in one column": (
+        {"tasks": {"seen": {"kind": "multilabel", "column": "seen", "classes": ["a", "b"]}}},
+        "one column a label",
+    ),
+    "labels of three classes": (
+        {"tasks": {"seen": {"kind": "multilabel", "columns": ["a"], "classes": ["x", "y", "z"]}}},
+        "a multilabel task has two classes",
+    ),
+    "a task in no column": ({"tasks": {"icu": {"kind": "binary"}}}, "a binary task needs `column`"),
+    "a class with a range": (
+        {"tasks": {"icu": {"kind": "binary", "column": "icu", "bounds": [0, 1]}}},
+        "a binary task has no bounds",
     ),
     "subject as input": ({"attributes": {}, "modalities": {"x": {**LABS, "columns": ["person"]}}}, "the subject"),
     "attribute without levels": ({"attributes": {"town": "town"}}, "attributes.town: Value error, needs public levels"),

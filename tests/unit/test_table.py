@@ -16,6 +16,7 @@ from common.fairness.table import (
     evaluation_layout,
     fill,
     l2_sensitivity,
+    subjects_by_label,
     unflatten,
 )
 
@@ -28,6 +29,8 @@ SCHEMA = Schema.model_validate(
         "tasks": {
             "disease": {"kind": "binary", "column": "num"},
             "stage": {"kind": "multiclass", "column": "stage", "classes": ["a", "b", "c"]},
+            "stay": {"kind": "regression", "column": "stay", "bounds": [0, 20]},
+            "findings": {"kind": "multilabel", "columns": ["edema", "rash"]},
         },
         "attributes": {
             "sex": {"column": "sex", "levels": ["female", "male"]},
@@ -128,3 +131,39 @@ def test_an_attribute_or_task_that_the_sites_lack_is_refused_by_name() -> None:
         audit_layout(SCHEMA, task="disease", attributes=("sex", "sex"), bins=10)
     with pytest.raises(ValueError, match=r"objective\.task is 'death'"):
         evaluation_layout(SCHEMA, task="death", bins=10)
+
+
+def test_each_known_label_counts_in_a_histogram_of_its_own() -> None:
+    layout = evaluation_layout(SCHEMA, task="findings", bins=10)
+    said = {one.name: np.array([[0.1, 0.9], [0.5, 0.5]]) for one in layout.conditions}
+    labels = np.array([[1, -1], [0, 1]])
+    table = unflatten(layout, fill(layout, said, labels, {}, np.array([0, 1])))[0, 0]
+    assert layout.labels == ("edema = 0", "edema = 1", "rash = 0", "rash = 1")
+    assert np.argwhere(table).tolist() == [[0, 5], [1, 2], [3, 5]]
+    assert subjects_by_label(layout, table).tolist() == [1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("task", ["disease", "stage", "stay", "findings"])
+def test_one_subject_moves_a_table_by_its_sensitivity_at_most(task: str) -> None:
+    random = np.random.default_rng(3)
+    layout = audit_layout(SCHEMA, task=task, attributes=("sex", "age"), bins=10)
+    spec, rows, groups = SCHEMA.tasks[task], 3, {"sex": np.zeros(3, int), "age": np.full(3, 2)}
+    moved = []
+    for sign in (-1.0, 1.0, 0.0):
+        if task == "stay":  # the far ends of the range, and the middle
+            answers, labels = np.full((rows, 1), sign), np.full(rows, -sign)
+        else:
+            answers = random.random((rows, spec.num_logits))
+            labels = random.integers(0, 2, (rows, spec.num_logits) if task == "findings" else rows)
+        said = {one.name: answers for one in layout.conditions}
+        moved.append(float(np.linalg.norm(fill(layout, said, labels, groups, np.zeros(rows, int)))))
+    # Sums are rounded, and whether each half step of rounding is used up depends on the numbers.
+    assert max(moved) == pytest.approx(l2_sensitivity(layout), rel=1e-3)
+    assert max(moved) <= l2_sensitivity(layout) * (1 + 1e-12)
+
+
+def test_a_number_that_is_not_known_counts_nowhere_and_wild_ones_are_cut_to_the_range() -> None:
+    layout = evaluation_layout(SCHEMA, task="stay", bins=10)
+    said = {one.name: np.array([[9.0], [0.0], [math.nan]]) for one in layout.conditions}
+    table = unflatten(layout, fill(layout, said, np.array([-9.0, math.nan, 0.0]), {}, np.arange(3)))
+    assert table[0, 0, 0].tolist() == [1, 1, 1, 1, 1, -0.5, 0.25]
