@@ -172,13 +172,16 @@ def _problem(module: nn.Module, own: dict[str, str]) -> str:
         return "{} mixes the rows of a batch"
     if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
         return "{} is compiled, which hides its layers: give the model itself"
+    if own and (type(module) not in RULES or not {"weight", "bias"}.issuperset(own)):
+        kinds = ", ".join(kind.__name__ for kind in RULES)
+        return f"parameter {next(iter(own))!r} of {{}} has no exact per-row gradient: use one of {kinds}"
     return _problem_of_own(module, own) if own else ""
 
 
 def _problem_of_own(module: nn.Module, own: dict[str, str]) -> str:
-    if type(module) not in RULES or not {"weight", "bias"}.issuperset(own):
-        kinds = ", ".join(kind.__name__ for kind in RULES)
-        return f"parameter {next(iter(own))!r} of {{}} has no exact per-row gradient: use one of {kinds}"
+    hooked = [key for key in own if module._parameters[key]._backward_hooks]
+    if hooked:
+        return f"parameter {hooked[0]!r} of {{}} has a hook, which would change the gradient of all rows together"
     if "forward" in vars(module):
         return "{} has a forward of its own: it may compute anything"
     if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.sparse or module.scale_grad_by_freq):

@@ -74,6 +74,13 @@ def _some_rows_in_a_checkpoint(layer: nn.Module, values: Tensor) -> Tensor:
     return whole
 
 
+def _each_row_twice_in_a_call(layer: nn.Module, values: Tensor) -> Tensor:
+    rows = torch.arange(len(values)).repeat_interleave(2)
+    with for_rows(rows):
+        found: Tensor = torch.tanh(layer(values[rows] + torch.tensor([0.0, 1.0]).repeat(len(values)).view(-1, 1, 1)))
+    return found.unflatten(0, (-1, 2)).prod(dim=1)
+
+
 def _one_answer_thrown_away(layer: nn.Module, values: Tensor) -> Tensor:
     layer(values + 1)
     return torch.as_tensor(layer(values) + layer(2 * values).detach())
@@ -92,6 +99,7 @@ BETWEEN = {
         _partly_overwritten,
         _in_two_checkpoints,
         _some_rows_in_a_checkpoint,
+        _each_row_twice_in_a_call,
         _one_answer_thrown_away,
         _after_itself,
     )
@@ -115,6 +123,28 @@ def test_what_a_hook_of_the_models_own_does_to_a_gradient_is_in_the_sum() -> Non
     first = WIDTH * WIDTH + WIDTH
     assert torch.allclose(twice[:first], 2 * plain[:first], atol=1e-6)
     assert torch.allclose(twice[first:], plain[first:], atol=1e-6)
+
+
+def test_a_hook_on_a_parameter_is_refused() -> None:
+    """It changes the gradient of the whole batch, which is never there."""
+    model = Twice(lambda layer, seen: layer(seen))
+    hook = torch.as_tensor(model.last.weight).register_hook(lambda gradient: 2 * gradient)  # type: ignore[no-untyped-call]
+    with pytest.raises(ValueError, match=r"'weight' of last .* has a hook"):
+        summed(model, values_of(), SUBJECTS, CLIP_NORM)
+    hook.remove()
+    assert summed(model, values_of(), SUBJECTS, CLIP_NORM).any(), "the control"
+
+
+def test_a_hook_that_may_change_every_modules_answer_is_refused() -> None:
+    """It comes before ours, so that what we would see is not what the layer gave."""
+    model = Twice(lambda layer, seen: layer(seen))
+    hook = nn.modules.module.register_module_forward_hook(lambda _module, _given, answer: 2 * answer)
+    try:
+        with pytest.raises(ValueError, match="hook for all modules"):
+            summed(model, values_of(), SUBJECTS, CLIP_NORM)
+    finally:
+        hook.remove()
+    assert summed(model, values_of(), SUBJECTS, CLIP_NORM).any(), "the control"
 
 
 def test_a_layer_with_a_forward_of_its_own_is_refused() -> None:
