@@ -179,7 +179,7 @@ def _problem(module: nn.Module, own: dict[str, str]) -> str:
 
 
 def _problem_of_own(module: nn.Module, own: dict[str, str]) -> str:
-    hooked = [key for key in own if module._parameters[key]._backward_hooks]
+    hooked = [key for key in own if module.get_parameter(key)._backward_hooks]
     if hooked:
         return f"parameter {hooked[0]!r} of {{}} has a hook, which would change the gradient of all rows together"
     if "forward" in vars(module):

@@ -78,7 +78,7 @@ def _each_row_twice_in_a_call(layer: nn.Module, values: Tensor) -> Tensor:
     rows = torch.arange(len(values)).repeat_interleave(2)
     with for_rows(rows):
         found: Tensor = torch.tanh(layer(values[rows] + torch.tensor([0.0, 1.0]).repeat(len(values)).view(-1, 1, 1)))
-    return found.unflatten(0, (-1, 2)).prod(dim=1)
+    return found.view(-1, 2, *found.shape[1:]).prod(dim=1)
 
 
 def _one_answer_thrown_away(layer: nn.Module, values: Tensor) -> Tensor:
