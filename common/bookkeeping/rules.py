@@ -47,6 +47,11 @@ def is_free(module: nn.Module, seen: Tensor) -> bool:
     return isinstance(module, nn.Linear) and seen.shape[1:-1].numel() == 1
 
 
+def is_lent(module: nn.Module, seen: Tensor) -> bool:
+    """Whether an element's gradients are kept in the very tensors that the model and autograd have."""
+    return isinstance(module, Tokens) or is_free(module, seen)
+
+
 def element_gradients(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
     """Give the gradients of each element of one call, by the parameter's name in the module: [element, *parameter].
 

@@ -184,6 +184,57 @@ def test_nothing_that_a_part_computed_outlives_it(*, broken: bool) -> None:
         gc.enable()
 
 
+class Shared(nn.Module):
+    """Two layers of one token whose answers are added, so that autograd gives both the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lowest, self.other, self.last = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, values: Tensor) -> Tensor:
+        seen = torch.tanh(self.lowest(values[:, 0]))
+        beside = torch.tanh(self.other(seen))
+        torch.as_tensor(beside).register_hook(lambda gradient: gradient.mul_(1e3))  # type: ignore[no-untyped-call]
+        return torch.as_tensor(self.last(seen) + beside)
+
+
+def test_a_gradient_that_a_hook_overwrites_after_we_saw_it_is_clipped_as_it_is_summed() -> None:
+    model, values = Shared(), values_of()
+    for one in range(8):
+        only = torch.where(torch.arange(8) == one, 0, -1)
+        assert summed(model, values, only, CLIP_NORM).norm() <= CLIP_NORM * (1 + 1e-9)
+
+
+def test_rows_that_are_overwritten_after_the_call_stay_those_of_the_call() -> None:
+    """Whoever keeps one index for all chunks, or wraps a numpy array, writes over what for_rows was given."""
+    rows = torch.arange(8)
+    model = Twice(lambda layer, seen: seen)
+
+    def losses() -> Tensor:
+        rows.copy_(torch.arange(8))
+        with for_rows(rows):
+            found = losses_of(model, values_of())
+        rows.data.zero_()
+        return found
+
+    found = part_sum(model, losses, RowIndex(torch.arange(8)), clip_norm=CLIP_NORM).gradients
+    expected = part_sum(model, lambda: losses_of(model, values_of()), RowIndex(torch.arange(8)), clip_norm=CLIP_NORM)
+    assert all(torch.allclose(part, expected.gradients[name]) for name, part in found.items())
+
+
+def test_rows_that_are_overwritten_before_the_call_are_refused() -> None:
+    rows = torch.arange(8)
+
+    def between(layer: nn.Module, values: Tensor) -> Tensor:
+        with for_rows(rows):
+            rows.copy_(rows.flip(0))
+            return torch.as_tensor(layer(values))
+
+    with pytest.raises(ValueError, match="were overwritten"):
+        summed(Twice(between), values_of(), SUBJECTS, CLIP_NORM)
+
+
 def test_a_thread_with_a_copy_of_the_context_gets_memory_of_its_own() -> None:
     found: list[Tensor] = []
     with reused_memory():
