@@ -100,9 +100,11 @@ def part_sum(
         factors = torch.where(subjects & finite, factors, 0.0)
         nonfinite = int((subjects & ~finite).sum())
     room = buffer((ROOM,), torch.float64)
+    own = {id(None): factors}  # of elements, by their places
     for name, piece in gathered.pieces:
-        own = factors if piece.places is None else functional.pad(factors, (0, 1))[piece.places]
-        piece.add_to(gradients[name].view(-1), own, room)
+        if id(piece.places) not in own:
+            own[id(piece.places)] = functional.pad(factors, (0, 1))[piece.places]
+        piece.add_to(gradients[name].view(-1), own[id(piece.places)], room)
     return ClippedSum(gradients, nonfinite)
 
 

@@ -12,7 +12,7 @@ from common.bookkeeping.memory import buffer
 from common.bookkeeping.pieces import Dense, Outer, quick_squares, squares_of
 from common.bookkeeping.recording import Call
 from common.bookkeeping.rows import NO_ROW, RowIndex
-from common.bookkeeping.rules import element_gradients, is_free
+from common.bookkeeping.rules import element_gradients, is_free, is_lent
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Gathering:
     squares: Tensor
     pieces: list[tuple[str, Dense | Outer]] = field(default_factory=list)
     several: dict[str, list[tuple[Call, Dense | Outer]]] = field(default_factory=dict)
+    lent: list[tuple[str, Dense | Outer]] = field(default_factory=list)
     _places: dict[int, Tensor | None] = field(default_factory=dict)
 
     def expect(self, calls: list[Call]) -> None:
@@ -49,11 +50,19 @@ class Gathering:
         for name, piece in _made(call, above, self._of(call.rows)):
             if name in self.several:
                 self.several[name].append((call, piece))
+            elif is_lent(call.layer.module, call.seen):
+                self.lent.append((name, piece))
             else:
                 self._keep(name, piece)
 
     def finish(self) -> None:
-        """Add up what a subject has several of."""
+        """Add up what a subject has several of.
+
+        What the model's own hooks can still write over is counted only now that none runs any more: a norm taken
+        earlier would be that of other numbers than are summed.
+        """
+        for name, piece in self.lent:
+            self._keep(name, piece)
         for name, found in self.several.items():
             found.sort(key=lambda one: one[0].place)
             for piece in self._joined(found):

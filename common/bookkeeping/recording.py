@@ -51,9 +51,11 @@ def go_forth(
         The losses [row], and every call that they depend on, in the order of the calls.
 
     Raises:
-        ValueError: a call's elements are not rows of the part, a layer ran without gradients, or something besides the
-            calls uses a trainable parameter.
+        ValueError: a call's elements are not rows of the part, a layer ran without gradients, hooks hide what layers
+            give, or something besides the calls uses a trainable parameter.
     """
+    if nn.modules.module._global_forward_hooks:
+        raise ValueError("a forward hook for all modules comes before ours, and may change what a layer gave")
     calls: list[Call] = []
     by_module = {layer.module: layer for layer in layers}
 
@@ -147,7 +149,8 @@ def _problem(module: nn.Module, seen: Tensor, output: Tensor, num_rows: int, row
     """Why a call's elements would not be rows; empty where they are."""
     expected = num_rows if rows is None else len(rows)
     if not output.requires_grad:
-        return "it has trainable parameters and ran without gradients: freeze it, or let it have them"
+        why = "in no_grad, or in a reentrant checkpoint"
+        return f"it has trainable parameters and ran without gradients ({why}): freeze it, or let it have them"
     if seen.dim() == 0 or len(seen) != expected or len(output) != expected:
         return f"per-row gradients of {expected} rows were expected, got {tuple(seen.shape)}; say whose with for_rows"
     if rows is not None and len(rows) and not NO_ROW <= int(rows.min()) <= int(rows.max()) < num_rows:

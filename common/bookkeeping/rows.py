@@ -58,12 +58,19 @@ class RowIndex:
 
 @contextmanager
 def for_rows(rows: Tensor) -> Iterator[None]:
-    """Say which row of the part each leading element of the calls inside belongs to: int64, `NO_ROW` for fillings."""
-    before = _rows_of_call.set(rows)
+    """Say which row of the part each leading element of the calls inside belongs to: int64, `NO_ROW` for fillings.
+
+    Raises:
+        ValueError: the rows were overwritten before the end, so that it is not clear which ones a call meant.
+    """
+    kept = rows.clone()  # afterwards they may be overwritten: the calls' gradients come later
+    before = _rows_of_call.set(kept)
     try:
         yield
     finally:
         _rows_of_call.reset(before)
+    if not torch.equal(rows, kept):
+        raise ValueError("the rows that for_rows was given were overwritten inside")
 
 
 def rows_of_call() -> Tensor | None:

@@ -47,6 +47,11 @@ def is_free(module: nn.Module, seen: Tensor) -> bool:
     return isinstance(module, nn.Linear) and seen.shape[1:-1].numel() == 1
 
 
+def is_lent(module: nn.Module, seen: Tensor) -> bool:
+    """Whether an element's gradients are kept in the very tensors that the model and autograd have."""
+    return isinstance(module, Tokens) or is_free(module, seen)
+
+
 def element_gradients(module: nn.Module, seen: Tensor, above: Tensor) -> Gradients:
     """Give the gradients of each element of one call, by the parameter's name in the module: [element, *parameter].
 
@@ -150,35 +155,37 @@ def layers_of(model: nn.Module) -> tuple[list[Layer], dict[str, nn.Parameter]]:
     Raises:
         ValueError: a module mixes rows, is compiled, or has a trainable parameter that no rule covers; it is named.
     """
-    layers, trainable = [], {}
+    layers: list[Layer] = []
+    trainable: dict[str, nn.Parameter] = {}
     names: dict[int, str] = {}
     for path, module in model.named_modules():
-        own = {}
-        for key, parameter in module._parameters.items():
-            if parameter is not None and parameter.requires_grad:
-                own[key] = names.setdefault(id(parameter), f"{path}.{key}" if path else key)
-                trainable[own[key]] = parameter
+        own = {key: part for key, part in module._parameters.items() if part is not None and part.requires_grad}
         problem = _problem(module, own)
         if problem:
             raise ValueError(problem.format(f"{path or 'the model'} ({type(module).__name__})"))
         if own:
-            layers.append(Layer(path, module, own))
+            named = {key: names.setdefault(id(part), f"{path}.{key}" if path else key) for key, part in own.items()}
+            trainable.update(zip(named.values(), own.values(), strict=True))
+            layers.append(Layer(path, module, named))
     return layers, trainable
 
 
-def _problem(module: nn.Module, own: dict[str, str]) -> str:
+def _problem(module: nn.Module, own: dict[str, nn.Parameter]) -> str:
     """Why a module has no exact per-row gradients, with a place for its name; empty where it has."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return "{} mixes the rows of a batch"
     if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
         return "{} is compiled, which hides its layers: give the model itself"
+    if own and (type(module) not in RULES or not own.keys() <= {"weight", "bias"}):
+        kinds = ", ".join(kind.__name__ for kind in RULES)
+        return f"parameter {next(iter(own))!r} of {{}} has no exact per-row gradient: use one of {kinds}"
     return _problem_of_own(module, own) if own else ""
 
 
-def _problem_of_own(module: nn.Module, own: dict[str, str]) -> str:
-    if type(module) not in RULES or not {"weight", "bias"}.issuperset(own):
-        kinds = ", ".join(kind.__name__ for kind in RULES)
-        return f"parameter {next(iter(own))!r} of {{}} has no exact per-row gradient: use one of {kinds}"
+def _problem_of_own(module: nn.Module, own: dict[str, nn.Parameter]) -> str:
+    hooked = [key for key, parameter in own.items() if parameter._backward_hooks]
+    if hooked:
+        return f"parameter {hooked[0]!r} of {{}} has a hook, which would change the gradient of all rows together"
     if "forward" in vars(module):
         return "{} has a forward of its own: it may compute anything"
     if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.sparse or module.scale_grad_by_freq):

@@ -74,6 +74,13 @@ def _some_rows_in_a_checkpoint(layer: nn.Module, values: Tensor) -> Tensor:
     return whole
 
 
+def _each_row_twice_in_a_call(layer: nn.Module, values: Tensor) -> Tensor:
+    rows = torch.arange(len(values)).repeat_interleave(2)
+    with for_rows(rows):
+        found: Tensor = torch.tanh(layer(values[rows] + torch.tensor([0.0, 1.0]).repeat(len(values)).view(-1, 1, 1)))
+    return found.view(-1, 2, *found.shape[1:]).prod(dim=1)
+
+
 def _one_answer_thrown_away(layer: nn.Module, values: Tensor) -> Tensor:
     layer(values + 1)
     return torch.as_tensor(layer(values) + layer(2 * values).detach())
@@ -92,6 +99,7 @@ BETWEEN = {
         _partly_overwritten,
         _in_two_checkpoints,
         _some_rows_in_a_checkpoint,
+        _each_row_twice_in_a_call,
         _one_answer_thrown_away,
         _after_itself,
     )
@@ -115,6 +123,28 @@ def test_what_a_hook_of_the_models_own_does_to_a_gradient_is_in_the_sum() -> Non
     first = WIDTH * WIDTH + WIDTH
     assert torch.allclose(twice[:first], 2 * plain[:first], atol=1e-6)
     assert torch.allclose(twice[first:], plain[first:], atol=1e-6)
+
+
+def test_a_hook_on_a_parameter_is_refused() -> None:
+    """It changes the gradient of the whole batch, which is never there."""
+    model = Twice(lambda layer, seen: layer(seen))
+    hook = torch.as_tensor(model.last.weight).register_hook(lambda gradient: 2 * gradient)  # type: ignore[no-untyped-call]
+    with pytest.raises(ValueError, match=r"'weight' of last .* has a hook"):
+        summed(model, values_of(), SUBJECTS, CLIP_NORM)
+    hook.remove()
+    assert summed(model, values_of(), SUBJECTS, CLIP_NORM).any(), "the control"
+
+
+def test_a_hook_that_may_change_every_modules_answer_is_refused() -> None:
+    """It comes before ours, so that what we would see is not what the layer gave."""
+    model = Twice(lambda layer, seen: layer(seen))
+    hook = nn.modules.module.register_module_forward_hook(lambda _module, _given, answer: 2 * answer)
+    try:
+        with pytest.raises(ValueError, match="hook for all modules"):
+            summed(model, values_of(), SUBJECTS, CLIP_NORM)
+    finally:
+        hook.remove()
+    assert summed(model, values_of(), SUBJECTS, CLIP_NORM).any(), "the control"
 
 
 def test_a_layer_with_a_forward_of_its_own_is_refused() -> None:
@@ -152,6 +182,57 @@ def test_nothing_that_a_part_computed_outlives_it(*, broken: bool) -> None:
         assert kept[0]() is None
     finally:
         gc.enable()
+
+
+class Shared(nn.Module):
+    """Two layers of one token whose answers are added, so that autograd gives both the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lowest, self.other, self.last = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, values: Tensor) -> Tensor:
+        seen = torch.tanh(self.lowest(values[:, 0]))
+        beside = torch.tanh(self.other(seen))
+        torch.as_tensor(beside).register_hook(lambda gradient: gradient.mul_(1e3))  # type: ignore[no-untyped-call]
+        return torch.as_tensor(self.last(seen) + beside)
+
+
+def test_a_gradient_that_a_hook_overwrites_after_we_saw_it_is_clipped_as_it_is_summed() -> None:
+    model, values = Shared(), values_of()
+    for one in range(8):
+        only = torch.where(torch.arange(8) == one, 0, -1)
+        assert summed(model, values, only, CLIP_NORM).norm() <= CLIP_NORM * (1 + 1e-9)
+
+
+def test_rows_that_are_overwritten_after_the_call_stay_those_of_the_call() -> None:
+    """Whoever keeps one index for all chunks, or wraps a numpy array, writes over what for_rows was given."""
+    rows = torch.arange(8)
+    model = Twice(lambda layer, seen: seen)
+
+    def losses() -> Tensor:
+        rows.copy_(torch.arange(8))
+        with for_rows(rows):
+            found = losses_of(model, values_of())
+        rows.data.zero_()
+        return found
+
+    found = part_sum(model, losses, RowIndex(torch.arange(8)), clip_norm=CLIP_NORM).gradients
+    expected = part_sum(model, lambda: losses_of(model, values_of()), RowIndex(torch.arange(8)), clip_norm=CLIP_NORM)
+    assert all(torch.allclose(part, expected.gradients[name]) for name, part in found.items())
+
+
+def test_rows_that_are_overwritten_before_the_call_are_refused() -> None:
+    rows = torch.arange(8)
+
+    def between(layer: nn.Module, values: Tensor) -> Tensor:
+        with for_rows(rows):
+            rows.copy_(rows.flip(0))
+            return torch.as_tensor(layer(values))
+
+    with pytest.raises(ValueError, match="were overwritten"):
+        summed(Twice(between), values_of(), SUBJECTS, CLIP_NORM)
 
 
 def test_a_thread_with_a_copy_of_the_context_gets_memory_of_its_own() -> None:
