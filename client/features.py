@@ -1,10 +1,11 @@
-"""What frozen encoders say of a site's records: computed once a record, kept at the site, thrown away with any change.
+"""What frozen encoders and pretrained networks say of a site's records: computed once a record, and kept at the site.
 
 A record's features are looked up by a hash of the very numbers that its encoder would read, after scaling, and of
 whether they are there. So another value, another scaling, another schema or another way of reading a file is another
-record. Beside that stand a hash of the encoder's weights and of its code, and how many rows were computed together. A
-file holds exactly the records of one cohort that were asked for last: who has left the folder is gone from it with the
-next round, and the file is gone with the next round that does not freeze its encoder.
+record. Beside that stand a hash of the encoder's weights, of what it was built from and of its code, and how many rows
+were computed together: any change throws all of it away. A file holds exactly the records of one cohort that were asked
+for last: who has left the folder is gone from it with the next round, and the file is gone with the next round that
+does not freeze its encoder.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from common.blocks import is_named, module_key
 from common.config import Config
 from common.data.batch import Batch, nobodys_row, parts_of, take
 from common.files import write_whole
+from common.models.backbones.options import BackboneOptions
 from common.models.model import build_model
 from common.releases import schema_of
 from common.secagg.errors import ProtocolError
@@ -94,21 +97,32 @@ def with_features(site: Site, config: Config, batch: Batch, cohort: str, *, rows
             through the encoder in parts of one shape.
         once: a record goes through an encoder once, for as long as nothing that its features depend on changes.
     """
-    names = [name for name in batch.values if is_named(f"encoder/{name}", config.model.frozen)]
-    for name in set(batch.values) - set(names):  # whoever left since would stay in it
+    frozen = {name: part for name in batch.values if (part := frozen_part(config, name)) is not None}
+    for name in set(batch.values) - set(frozen):  # whoever left since would stay in it
         Shelf(site.features_path, name, cohort, "", None).path.unlink(missing_ok=True)
-    if not names:
+    if not frozen:
         return batch
-    model = build_model(config, schema_of(config), seed=config.seed).eval()
+    schema = schema_of(config)
+    model = build_model(config, schema, seed=config.seed).eval()
     at_once, encoded = min(rows or MOST_ROWS, MOST_ROWS), {}
-    for name in names:
-        encoder = model.get_submodule(f"encoders.{module_key(name)}")
-        shelf = Shelf(site.features_path, name, cohort, _hash_of(encoder, at_once), _key_of(site))
+    for name, part in frozen.items():
+        encoder, options = model.get_submodule(part), config.model.encoders.get(name)
+        built_from = [schema.modalities[name].model_dump_json(), options.model_dump_json() if options else "", at_once]
+        shelf = Shelf(site.features_path, name, cohort, _hash_of(encoder, built_from), _key_of(site))
         with alone(site.features_path):
             for draft in site.features_path.glob(".*.draft"):  # of a process that was killed
                 draft.unlink()
             encoded[name] = _features(shelf, encoder, batch, at_once)
     return replace(batch, encoded=encoded)
+
+
+def frozen_part(config: Config, modality: str) -> str | None:
+    """Name the module of a run's model whose answer to a record of this modality never changes; None: there is none."""
+    options = config.model.encoders.get(modality)
+    if isinstance(options, BackboneOptions):
+        return f"backbones.{module_key(modality)}" if options.adapter is None else None
+    frozen = is_named(f"encoder/{modality}", config.model.frozen)
+    return f"encoders.{module_key(modality)}" if frozen else None
 
 
 def _features(shelf: Shelf, encoder: nn.Module, batch: Batch, at_once: int) -> Tensor:
@@ -142,9 +156,9 @@ def _records(batch: Batch, modality: str) -> list[bytes]:
     ]
 
 
-def _hash_of(encoder: nn.Module, at_once: int) -> str:
-    """Name an encoder by its weights, its code, and how many rows go through it together."""
-    digest = hashlib.sha256(json.dumps([bundle_hash(), torch.__version__, at_once]).encode())
+def _hash_of(encoder: nn.Module, built_from: Sequence[object]) -> str:
+    """Name an encoder by its weights, its code, and what else it depends on."""
+    digest = hashlib.sha256(json.dumps([bundle_hash(), torch.__version__, *built_from]).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 # Attribute of the model -> (block, is there one per modality?). A family of modules (nn.ModuleDict) has one per name.
 _FAMILIES = {
     "encoders": "encoder",
+    "backbones": "backbone",
     "auxiliary": "auxiliary",
     "logits": "logit",
     "heads": "head",
     "projections": "projection",
 }
 _SINGLE = {"fusion": "fusion", "bias": "bias"}
-_BY_MODALITY = ("encoder", "auxiliary", "logit", "projection")
+_BY_MODALITY = ("encoder", "backbone", "adapter", "auxiliary", "logit", "projection")
+# What is trained inside a frozen backbone is a block of its own: these parts of a parameter's name say so.
+_ADAPTERS = {"lora_A", "lora_B", "bottleneck_down", "bottleneck_up"}
 
 
 def module_key(name: str) -> str:
@@ -32,7 +35,7 @@ def module_key(name: str) -> str:
 
 
 def block_of(parameter_name: str) -> str:
-    """Name the block of a parameter: encoder/labs, auxiliary/labs, logit/labs, head/disease, fusion or bias.
+    """Name the block of a parameter: encoder/labs, backbone/note, adapter/note, head/disease, fusion and others.
 
     Raises:
         ValueError: the name belongs to no family of blocks.
@@ -42,7 +45,8 @@ def block_of(parameter_name: str) -> str:
         return _SINGLE[family]
     name, closed, _ = rest.partition(">.")
     if family in _FAMILIES and closed and name.startswith("<"):
-        return f"{_FAMILIES[family]}/{name[1:]}"
+        inside = family == "backbones" and not _ADAPTERS.isdisjoint(rest.split("."))
+        return f"{'adapter' if inside else _FAMILIES[family]}/{name[1:]}"
     raise ValueError(f"parameter {parameter_name!r} belongs to no block")
 
 

@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 
 from common.config import Config
 from common.data.schema import Schema
+from common.models.backbones.files import refuse_other_bytes
+from common.models.backbones.options import BackboneOptions
 from common.models.encoders.options import EncoderOptions
 from common.objectives import Part, named_modalities
 
@@ -87,6 +89,7 @@ def _check_personal(config: Config, schema: Schema) -> None:
 
 
 def _check_encoders(encoders: Mapping[str, EncoderOptions], schema: Schema) -> None:
+    """Each reads what it is given, and a pretrained network is, on this machine too, the one that was agreed on."""
     from common.models.encoders.table import refuse_misfit  # noqa: PLC0415  (torch)
 
     for name, options in encoders.items():
@@ -94,6 +97,8 @@ def _check_encoders(encoders: Mapping[str, EncoderOptions], schema: Schema) -> N
             raise ConfigError(f"model.encoders: the modalities are {', '.join(schema.modalities)}, got {name!r}")
         try:
             refuse_misfit(name, schema.modalities[name], options)
+            if isinstance(options, BackboneOptions):
+                refuse_other_bytes(name, options)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

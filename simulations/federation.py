@@ -13,6 +13,7 @@ from common.compose import ConfigError, validate
 from common.config import Config, DataConfig
 from common.data.folder import read_spec
 from common.data.schema import Schema, merge_schemas
+from common.models.backbones.files import recorded
 from common.receipts import keep_newest, read_receipts
 from common.secagg.identity import Identity, create_identity, load_identity
 from common.secagg.roster import Roster, sign_roster
@@ -66,9 +67,12 @@ class Federation:
         for item in config.drop:
             if item.split("@")[0] not in names:
                 raise ConfigError(f"drop: the sites are {sorted(names)}, got {item!r}")
-        return validate(
-            json.dumps({**config.model_dump(mode="json"), "data_schema": self.schema.model_dump(mode="json")})
-        )
+        try:
+            model = recorded(config.model)
+        except ValueError as error:
+            raise ConfigError(f"model.encoders: {error}") from error
+        resolved = {"model": model.model_dump(mode="json"), "data_schema": self.schema.model_dump(mode="json")}
+        return validate(json.dumps({**config.model_dump(mode="json"), **resolved}))
 
 
 def data_folders(config: Config, run_folder: Path) -> tuple[Path, ...]:

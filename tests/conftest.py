@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -41,3 +42,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove that home again."""
     shutil.rmtree(config.stash[_homes], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def written_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny pretrained networks of every kind, one folder each."""
+    from tests.tiny_backbones import write_all  # noqa: PLC0415  (seconds: only where a test asks for them)
+
+    root = tmp_path_factory.mktemp("backbones")
+    write_all(root)
+    return root
+
+
+@pytest.fixture
+def pretrained(written_backbones: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, where a configuration looks for them."""
+    monkeypatch.setenv("FEDMOSAIC_BACKBONES", str(written_backbones))
+    return written_backbones

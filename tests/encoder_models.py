@@ -12,6 +12,8 @@ from common.config import Config
 from common.data.batch import Batch, example_values, masked
 from common.data.modalities import ModalitySpec
 from common.data.schema import Schema
+from common.models.backbones.files import recorded
+from common.models.backbones.options import BottleneckOptions, HuggingFaceOptions, LoraOptions
 from common.models.encoders.options import (
     BytesOptions,
     CnnOptions,
@@ -22,6 +24,7 @@ from common.models.encoders.options import (
     VitOptions,
 )
 from common.models.model import build_model
+from common.releases import schema_of
 from tests.example_models import SCHEMA, Recipe, config_of
 
 
@@ -55,6 +58,25 @@ ENCODER_CASES: dict[str, tuple[ModalitySpec, EncoderOptions]] = {
         PatchesOptions(patch=4, channels=8, layers=1),
     ),
 }
+ADAPTERS: dict[str, LoraOptions | BottleneckOptions | None] = {
+    "frozen": None,
+    "lora": LoraOptions(rank=2, freeze_a=False),
+    "lora-b": LoraOptions(rank=2),
+    "bottleneck": BottleneckOptions(width=3),
+}
+_TEXT: dict[str, object] = {"kind": "text", "column": "note", "max_tokens": 14}
+_IMAGE: dict[str, object] = {"kind": "image", "column": "scan", "size": [11, 9]}
+_SOUND: dict[str, object] = {"kind": "audio", "column": "voice", "sample_rate": 16000, "seconds": 0.06}
+# Network (its folder comes first) -> what it reads, and the adapters that it has linear maps for.
+BACKBONE_CASES: dict[str, tuple[ModalitySpec, tuple[str, ...]]] = {
+    "bert": (spec_of(_TEXT), tuple(ADAPTERS)),
+    "clip text": (spec_of(_TEXT), tuple(ADAPTERS)),
+    "clip image": (spec_of(_IMAGE), tuple(ADAPTERS)),
+    "vit": (spec_of(_IMAGE), tuple(ADAPTERS)),
+    "resnet": (spec_of(_IMAGE), ("frozen",)),
+    "wav2vec2": (spec_of(_SOUND), tuple(ADAPTERS)),
+    "ast": (spec_of(_SOUND), tuple(ADAPTERS)),
+}
 CASE = "case"
 """The modality that the encoder under test reads; a table of SCHEMA stands beside it."""
 
@@ -74,19 +96,34 @@ def schema_with(spec: ModalitySpec) -> Schema:
 
 def config_with(encoder: str, recipe: Recipe) -> Config:
     """A recipe's configuration with one encoder's small options."""
+    return _with_options(*ENCODER_CASES[encoder], recipe)
+
+
+def config_with_backbone(network: str, adapter: str, recipe: Recipe) -> Config:
+    """A recipe's configuration with a tiny pretrained network, which the fixture `pretrained` has written."""
+    options = HuggingFaceOptions(folder=network.split(maxsplit=1)[0], adapter=ADAPTERS[adapter])
+    config = _with_options(BACKBONE_CASES[network][0], options, recipe)
+    return config.model_copy(update={"model": recorded(config.model)})
+
+
+def _with_options(spec: ModalitySpec, options: EncoderOptions, recipe: Recipe) -> Config:
     config = config_of(recipe)
-    spec, options = ENCODER_CASES[encoder]
     model = config.model.model_copy(update={"encoders": {CASE: options}})
     return config.model_copy(update={"model": model, "data_schema": schema_with(spec)})
 
 
 def built(encoder: str, recipe: Recipe, *, seed: int = 0) -> Built:
     """A model with no weight at a special place: first weights, all moved a little."""
-    schema = schema_with(ENCODER_CASES[encoder][0])
-    model = build_model(config_with(encoder, recipe), schema, seed=seed)
+    return built_from(config_with(encoder, recipe), seed=seed)
+
+
+def built_from(config: Config, *, seed: int = 0) -> Built:
+    """The same for any configuration whose schema is filled in; what is frozen stays as it was loaded."""
+    schema = schema_of(config)
+    model = build_model(config, schema, seed=seed)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (part for part in model.parameters() if part.requires_grad):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
     return Built(model, schema)
 

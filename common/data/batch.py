@@ -31,7 +31,8 @@ class Batch:
             [batch] with NaN.
         attributes: by attribute, int64 [batch]; -1: unknown.
         subjects: int64 [batch], the row's subject: an index that has a meaning within this site only.
-        encoded: by modality with a frozen encoder, float32 [batch, time, width]: its tokens, computed once a record.
+        encoded: by modality with a frozen encoder or a pretrained network, float32 [batch, token, feature]: what that
+            says, computed once a record.
     """
 
     values: dict[str, Tensor]

@@ -13,6 +13,7 @@ from common.blocks import block_of, blocks_of, flatten, is_named, is_personal
 from common.config import Config
 from common.data.schema import Schema
 from common.models.additive import AdditiveModel
+from common.models.backbones.adapters import starts_at_zero
 from common.models.heads import TaskHead
 from common.models.outputs import Outputs
 from common.models.transformer import TransformerModel
@@ -45,8 +46,11 @@ def build_model(config: Config, schema: Schema, *, seed: int) -> nn.Module:
     with torch.no_grad():
         for prefix, module in model.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
-                generator = torch_generator(seed, "weights", f"{prefix}.{name}")
-                FIRST_WEIGHTS[type(module), name](parameter, generator)
+                full = f"{prefix}.{name}"
+                if block_of(full).startswith("backbone/"):  # loaded, not drawn
+                    continue
+                draw = _zeros if starts_at_zero(full) else FIRST_WEIGHTS[type(module), name]
+                draw(parameter, torch_generator(seed, "weights", full))
         for module in model.modules():
             if config.model.kind == "additive" or isinstance(module, TaskHead):
                 # Zero is as good a start as any for a linear answer, and needs no luck.

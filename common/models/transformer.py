@@ -12,7 +12,8 @@ from common.blocks import module_key
 from common.config import Config
 from common.data.batch import Batch
 from common.data.schema import Schema
-from common.models.encoders.table import Encoder, build_encoder
+from common.models.encoders.projection import Projection
+from common.models.encoders.table import Encoder, build_backbones, build_encoder
 from common.models.fusion import Fusion, pooled
 from common.models.heads import TaskHead
 from common.models.outputs import Outputs, Paired
@@ -36,9 +37,16 @@ class TransformerModel(nn.Module):
         task, width = schema.tasks[config.objective.task], config.model.width
         modalities = schema.modalities.items()
         options = config.model.encoders
+        backbones = build_backbones(schema.modalities, options)
         self.encoders = nn.ModuleDict(
-            {module_key(name): build_encoder(name, spec, options.get(name), width) for name, spec in modalities}
+            {
+                module_key(name): Projection(backbones[name].width, width)
+                if name in backbones
+                else build_encoder(name, spec, options.get(name), width)
+                for name, spec in modalities
+            }
         )
+        self.backbones = nn.ModuleDict({module_key(name): backbone for name, backbone in backbones.items()})
         self.fusion = Fusion(config.fusion, config.model, schema.modalities)
         self.heads = nn.ModuleDict({module_key(config.objective.task): TaskHead(task, width)})
         with_auxiliary = tuple(schema.modalities) if config.objective.auxiliary_weight > 0 else ()
@@ -55,13 +63,16 @@ class TransformerModel(nn.Module):
         self._task = config.objective.task
 
     def _encode(self, name: str, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """One modality's tokens, mask and time; those that a frozen encoder gave before, where the batch has them."""
-        encoder = cast("Encoder", self.encoders[module_key(name)])
-        mask, seconds = encoder.places(batch.mask[name], batch.seconds[name])
+        """One modality's tokens, mask and time; what a frozen part gave before, where the batch has them."""
+        key = module_key(name)
+        reader = cast("Encoder", self.backbones[key] if key in self.backbones else self.encoders[key])
+        mask, seconds = reader.places(batch.mask[name], batch.seconds[name])
         if name in batch.encoded:
             tokens = batch.encoded[name].masked_fill(~mask.unsqueeze(-1), 0.0)
         else:
-            tokens, _ = encoder(batch.values[name], batch.mask[name])
+            tokens, _ = reader(batch.values[name], batch.mask[name])
+        if key in self.backbones:
+            tokens = self.encoders[key](tokens, mask)
         return tokens + time_code(seconds, self._width), mask, seconds
 
     def forward(self, batch: Batch) -> Outputs:

@@ -5,10 +5,13 @@ Over every encoder, fusion policy and model kind, with several rows a subject, r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,13 +19,32 @@ from torch import Tensor, nn
 from client.dp import Clipping, Engine
 from common.data.batch import Batch, hide
 from common.models.fusion import POLICIES
-from tests.encoder_models import ENCODER_CASES, built, mixed_batch
+from tests.encoder_models import (
+    BACKBONE_CASES,
+    ENCODER_CASES,
+    Built,
+    built,
+    built_from,
+    config_with_backbone,
+    mixed_batch,
+)
 from tests.example_models import EVERY_RECIPE, TASK, Recipe, model_of, ragged_batch
 from tests.reference_gradients import clipped_vector, gradients_of_rows, largest_error, one_subject, rows_alone, without
 
 PARITY = 1e-5
 ENGINES: tuple[Engine, ...] = ("bookkeeping", "opacus")
 _ROUNDING = 1e-5
+
+
+def _every_backbone() -> Iterator[ParameterSet]:
+    """Every network, adapter, policy and head; among the fast tests, each adapter once, and every policy and head."""
+    ends = list(product(POLICIES, (TASK, "grade")))
+    pairs = [(network, adapter) for network, (_, fitting) in BACKBONE_CASES.items() for adapter in fitting]
+    for place, pair in enumerate(pairs):
+        for turn, end in enumerate(ends):
+            marks = () if turn == place % len(ends) else (pytest.mark.slow,)
+            yield pytest.param(*pair, *end, marks=marks)
+
 
 rows_per_subject = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple)
 
@@ -130,7 +152,19 @@ def test_clipping_rows_instead_of_subjects_would_be_caught() -> None:
 @pytest.mark.parametrize("fusion", POLICIES)
 @pytest.mark.parametrize("encoder", ENCODER_CASES)
 def test_every_encoder_policy_and_head_gives_each_row_its_own_gradient(encoder: str, fusion: str, task: str) -> None:
-    case = built(encoder, Recipe(fusion=fusion, task=task))
+    every_row_has_its_own_gradient(built(encoder, Recipe(fusion=fusion, task=task)), task)
+
+
+@pytest.mark.usefixtures("pretrained")
+@pytest.mark.parametrize(("network", "adapter", "fusion", "task"), list(_every_backbone()))
+def test_every_backbone_adapter_policy_and_head_gives_each_row_its_own_gradient(
+    network: str, adapter: str, fusion: str, task: str
+) -> None:
+    config = config_with_backbone(network, adapter, Recipe(fusion=fusion, task=task))
+    every_row_has_its_own_gradient(built_from(config), task)
+
+
+def every_row_has_its_own_gradient(case: Built, task: str) -> None:
     batch = mixed_batch(case.schema, (3, 1, 2, 1))
     assert 0 < batch.mask["case"].any(dim=1).sum() < len(batch), "some rows must lack the modality"
     alone = rows_alone(case.model, batch, Clipping(task, 0.3, 1.0))

@@ -34,8 +34,9 @@ def encoder_and_batch(encoder: str, *, presence: float = 0.6, ragged: bool = Tru
 
 
 def test_every_encoder_is_tried_here_and_reads_a_kind_that_has_a_default() -> None:
-    assert set(ENCODER_CASES) == set(ENCODERS) == set(READS)
-    assert {kind: READS[options.kind] for kind, options in DEFAULTS.items()} == {kind: kind for kind in DEFAULTS}
+    assert set(ENCODER_CASES) == set(ENCODERS)
+    assert set(ENCODERS) < set(READS)
+    assert all(kind in READS[options.kind] for kind, options in DEFAULTS.items())
 
 
 @every_encoder

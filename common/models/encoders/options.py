@@ -9,6 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.models.backbones.options import (
+    EfficientNetOptions,
+    HuggingFaceOptions,
+    MiniLmOptions,
+    TorchvisionOptions,
+)
 from common.section import Section
 
 NUM_GROUPS = 4
@@ -84,16 +90,30 @@ class PatchesOptions(Section):
 
 
 EncoderOptions = Annotated[
-    LinearOptions | BytesOptions | VitOptions | CnnOptions | MelOptions | PatchesOptions, Field(discriminator="kind")
+    LinearOptions
+    | BytesOptions
+    | VitOptions
+    | CnnOptions
+    | MelOptions
+    | PatchesOptions
+    | MiniLmOptions
+    | EfficientNetOptions
+    | HuggingFaceOptions
+    | TorchvisionOptions,
+    Field(discriminator="kind"),
 ]
-# The kind of modality that an encoder reads.
-READS: dict[str, str] = {
-    "linear": "tabular",
-    "bytes": "text",
-    "cnn": "image",
-    "vit": "image",
-    "mel": "audio",
-    "patches": "signal",
+# The kinds of modality that an encoder reads.
+READS: dict[str, tuple[str, ...]] = {
+    "linear": ("tabular",),
+    "bytes": ("text",),
+    "cnn": ("image",),
+    "vit": ("image",),
+    "mel": ("audio",),
+    "patches": ("signal",),
+    "minilm": ("text",),
+    "efficientnet_lite0": ("image",),
+    "huggingface": ("text", "image", "audio"),
+    "torchvision": ("image",),
 }
 DEFAULTS: dict[str, EncoderOptions] = {
     "tabular": LinearOptions(),

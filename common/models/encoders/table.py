@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from common.data.modalities import AudioSpec, ImageSpec, ModalitySpec, SignalSpec, TabularSpec, TextSpec
+from common.models.backbones.backbone import Backbone
+from common.models.backbones.options import BackboneOptions
 from common.models.encoders import options as sizes
 from common.models.encoders.audio_mel import AudioMel
 from common.models.encoders.image_cnn import ImageCnn
@@ -36,8 +38,25 @@ class Encoder(Protocol):
         """Which tokens are there, and when each was measured: bool and float32 [batch, token]."""
 
 
+def build_backbones(
+    modalities: Mapping[str, ModalitySpec], options: Mapping[str, EncoderOptions]
+) -> dict[str, Backbone]:
+    """Load the pretrained networks that the configuration asks for, by modality.
+
+    Raises:
+        ValueError: a network reads another kind of modality, is missing, or is not the one that was agreed on.
+    """
+    found = {}
+    for name, spec in modalities.items():
+        chosen = options.get(name)
+        if isinstance(chosen, BackboneOptions):
+            refuse_misfit(name, spec, chosen)
+            found[name] = Backbone(name, spec, chosen)
+    return found
+
+
 def build_encoder(name: str, spec: ModalitySpec, options: EncoderOptions | None, width: int) -> nn.Module:
-    """Build a modality's encoder: the one that the configuration asks for, or the default of its kind.
+    """Build a modality's encoder from scratch: the one that the configuration asks for, or the default of its kind.
 
     Raises:
         ValueError: the encoder reads another kind of modality.
@@ -53,11 +72,11 @@ def refuse_misfit(name: str, spec: ModalitySpec, options: EncoderOptions) -> Non
     Raises:
         ValueError: it does not.
     """
-    if READS[options.kind] != spec.kind:
-        fitting = ", ".join(kind for kind, reads in READS.items() if reads == spec.kind)
+    if spec.kind not in READS[options.kind]:
+        fitting = ", ".join(kind for kind, reads in READS.items() if spec.kind in reads)
         raise ValueError(
-            f"model.encoders.{name}: {options.kind} reads {READS[options.kind]}, and {name} is {spec.kind};"
-            f" for that there is {fitting}"
+            f"model.encoders.{name}: {options.kind} reads {' or '.join(READS[options.kind])}, and {name} is"
+            f" {spec.kind}; for that there is {fitting}"
         )
 
 
