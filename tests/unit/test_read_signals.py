@@ -143,11 +143,12 @@ def test_a_header_cannot_name_files_outside_the_folder(tmp_path: Path, name: str
         read(path)
 
 
-def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for path, data in ((write_wfdb(tmp_path / "one.hea"), "one.dat"), (write_edf(tmp_path / "one.edf"), "one.edf")):
         (tmp_path / data).write_bytes((tmp_path / data).read_bytes()[:-600])
         with pytest.raises(DataError, match=r"row 2, column file: 'one\."):
             read(path, seconds=60.0)
+    assert capfd.readouterr() == ("", ""), "no library says anything of its own"
     (tmp_path / "one.dat").unlink()
     with pytest.raises(DataError, match=r"'one\.dat', which is not beside it.*no such file"):
         read(tmp_path / "one.hea")

@@ -79,6 +79,7 @@ def read_edf(cell: Cell, path: Path, spec: SignalSpec) -> Channels:
     """
     import pyedflib  # noqa: PLC0415  (optional)
 
+    _check_size(cell, path)
     with pyedflib.EdfReader(str(path)) as file:
         named = [key for key in ("patientname", "birthdate") if str(file.getHeader()[key]).strip(" Xx")]
         if named and not cell.identified:
@@ -93,3 +94,16 @@ def read_edf(cell: Cell, path: Path, spec: SignalSpec) -> Channels:
             wanted = min(samples_needed(spec.seconds, rate, spec.sample_rate), length)
             found.append((np.asarray(file.readSignal(place, 0, wanted), dtype=np.float64), rate))
         return found
+
+
+def _check_size(cell: Cell, path: Path) -> None:
+    """Hold the size that an EDF header asks for against the file's, before the library prints what it thinks of it."""
+    with path.open("rb") as file:
+        head = file.read(256)
+        signals = int(head[252:256])
+        file.seek(256 + 216 * signals)
+        samples = [int(file.read(8)) for _ in range(signals)]
+    width = 3 if head[:1] == b"\xff" else 2  # BDF or EDF
+    expected = 256 * (signals + 1) + int(head[236:244]) * sum(samples) * width
+    if path.stat().st_size != expected:
+        raise cell.wrong(f"its header says {expected} bytes, {path.stat().st_size} are there: copy it again")

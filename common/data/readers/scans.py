@@ -116,8 +116,10 @@ def read_nifti(cell: Cell, path: Path, spec: ImageSpec) -> np.ndarray:
         DataError: it is no image of two dimensions or more, or claims to be huge.
     """
     import nibabel  # noqa: PLC0415  (optional)
+    from nibabel.imageglobals import LoggingOutputSuppressor  # noqa: PLC0415
 
-    image = nibabel.nifti1.load(path)
+    with LoggingOutputSuppressor():  # it writes to stderr what it makes of a header
+        image = nibabel.nifti1.load(path)
     shape = image.shape
     if len(shape) < _PLANE or 0 in shape or np.prod([float(side) for side in shape]) > _MOST_VOXELS:
         raise cell.wrong(f"shape {shape} is no volume that is read here: store one volume of at most 2^29 voxels")
