@@ -208,6 +208,14 @@ def test_a_volume_is_seen_from_below_however_it_is_stored(tmp_path: Path) -> Non
     assert (read(write_nifti(tmp_path / "c.nii", body), top) == 65_535).all()
 
 
+def test_a_single_plane_is_read_as_it_lies(tmp_path: Path) -> None:
+    plane = np.arange(64, dtype=np.int16).reshape(8, 8)
+    sideways = np.array([[0.0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    for affine in (np.eye(4), sideways):
+        found = read(write_nifti(tmp_path / "a.nii", plane, affine))[0]
+        np.testing.assert_allclose(found / 65_535, plane.T[::-1, ::-1] / 63, atol=1e-4)
+
+
 def test_of_several_volumes_the_first_is_read(tmp_path: Path) -> None:
     volumes = np.stack([np.zeros((9, 9, 5)), np.ones((9, 9, 5))], axis=-1).astype(np.float32)
     assert not read(write_nifti(tmp_path / "a.nii", volumes), IMAGE.model_copy(update={"window": (0.0, 1.0)})).any()
