@@ -110,7 +110,7 @@ def read_nifti(cell: Cell, path: Path, spec: ImageSpec) -> np.ndarray:
     """Decode one axial plane of a volume, of several volumes the first: float [1, height, width] in 0 to 1.
 
     The front of the body is up and its right side is on the left, as radiologists look at it, however the file stores
-    it; a file of one plane is taken for such a one. `slice` counts from the feet to the head. Only what is needed is read.
+    it; a file of one plane is taken for such a one. `slice` counts from the feet to the head.
 
     Raises:
         DataError: it is no image of two dimensions or more, or claims to be huge.
