@@ -10,6 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from common.data.error import DataError
 from common.data.modalities import ImageSpec
@@ -113,6 +115,19 @@ def test_the_slice_picks_a_frame(tmp_path: Path) -> None:
     for part, frame in ((0.0, 0), (0.5, 2), (1.0, 4)):
         found = read(path, IMAGE.model_copy(update={"slice": part}))
         assert found[0, 5, 5] == round(frame / 4 * 65_535)
+
+
+def test_compressed_dicom_is_the_same_picture(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm")
+    packed = dcmread(path)
+    packed.compress(RLELossless)
+    packed.save_as(tmp_path / "b.dcm")
+    np.testing.assert_array_equal(read(tmp_path / "b.dcm"), read(path))
+    deflated = dcmread(path)
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    deflated.save_as(tmp_path / "c.dcm")
+    with pytest.raises(DataError, match="deflated DICOM is not read"):
+        read(tmp_path / "c.dcm")
 
 
 def test_dicom_is_known_without_its_ending(tmp_path: Path) -> None:

@@ -178,6 +178,14 @@ def test_in_a_plain_edf_one_word_is_a_code(tmp_path: Path, field: str, named: bo
     assert decode_cell(cell(path, identified=named), SIGNAL).shape == (100, 2)
 
 
+def test_an_array_of_one_channel_needs_no_second_axis(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", WAVES[:, 0])
+    np.save(tmp_path / "b.npy", np.asfortranarray(WAVES[:, :1].astype(">f4")))
+    one, other = read(tmp_path / "a.npy", channels=("a",)), read(tmp_path / "b.npy", channels=("a",))
+    assert one.shape == (100, 1)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_a_short_table_is_read_at_its_own_rate_by_default(tmp_path: Path) -> None:
     found = read(write_table(tmp_path / "a.csv"), file_rate=None)
     np.testing.assert_allclose(found, WAVES[:100], atol=1e-4)
