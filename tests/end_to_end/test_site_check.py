@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -74,8 +75,8 @@ def test_the_page_is_one_file_for_its_owner(root: Path, tmp_path: Path) -> None:
 
 
 def first(folder: Path, column: int) -> str:
-    rows = [line.split(",") for line in (folder / "manifest.csv").read_text().splitlines()[1:]]
-    return next(row[column] for row in rows if row[column])
+    with (folder / "manifest.csv").open(newline="") as file:
+        return next(row[column] for row in list(csv.reader(file))[1:] if row[column])
 
 
 def cut(suffix: str) -> Callable[[Path], None]:

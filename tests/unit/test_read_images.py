@@ -10,6 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from common.data.error import DataError
 from common.data.modalities import ImageSpec
@@ -115,6 +117,19 @@ def test_the_slice_picks_a_frame(tmp_path: Path) -> None:
         assert found[0, 5, 5] == round(frame / 4 * 65_535)
 
 
+def test_compressed_dicom_is_the_same_picture(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm")
+    packed = dcmread(path)
+    packed.compress(RLELossless)
+    packed.save_as(tmp_path / "b.dcm")
+    np.testing.assert_array_equal(read(tmp_path / "b.dcm"), read(path))
+    deflated = dcmread(path)
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    deflated.save_as(tmp_path / "c.dcm")
+    with pytest.raises(DataError, match="deflated DICOM is not read"):
+        read(tmp_path / "c.dcm")
+
+
 def test_dicom_is_known_without_its_ending(tmp_path: Path) -> None:
     with_ending = read(write_dicom(tmp_path / "a.dcm"))
     np.testing.assert_array_equal(read(write_dicom(tmp_path / "1.2.840.17")), with_ending)
@@ -206,6 +221,14 @@ def test_a_volume_is_seen_from_below_however_it_is_stored(tmp_path: Path) -> Non
             np.testing.assert_allclose(again, found, atol=1e-4)
     top = spec.model_copy(update={"slice": 1.0})
     assert (read(write_nifti(tmp_path / "c.nii", body), top) == 65_535).all()
+
+
+def test_a_single_plane_is_read_as_it_lies(tmp_path: Path) -> None:
+    plane = np.arange(64, dtype=np.int16).reshape(8, 8)
+    sideways = np.array([[0.0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    for affine in (np.eye(4), sideways):
+        found = read(write_nifti(tmp_path / "a.nii", plane, affine))[0]
+        np.testing.assert_allclose(found / 65_535, plane.T[::-1, ::-1] / 63, atol=1e-4)
 
 
 def test_of_several_volumes_the_first_is_read(tmp_path: Path) -> None:

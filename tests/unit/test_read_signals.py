@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -143,11 +144,12 @@ def test_a_header_cannot_name_files_outside_the_folder(tmp_path: Path, name: str
         read(path)
 
 
-def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for path, data in ((write_wfdb(tmp_path / "one.hea"), "one.dat"), (write_edf(tmp_path / "one.edf"), "one.edf")):
         (tmp_path / data).write_bytes((tmp_path / data).read_bytes()[:-600])
         with pytest.raises(DataError, match=r"row 2, column file: 'one\."):
             read(path, seconds=60.0)
+    assert capfd.readouterr() == ("", ""), "no library says anything of its own"
     (tmp_path / "one.dat").unlink()
     with pytest.raises(DataError, match=r"'one\.dat', which is not beside it.*no such file"):
         read(tmp_path / "one.hea")
@@ -155,10 +157,33 @@ def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path) -> None:
 
 def test_edf_that_names_its_patient_is_refused_unless_the_site_says_otherwise(tmp_path: Path) -> None:
     path = write_edf(tmp_path / "one.edf", PatientName="Jane_Doe")
-    with pytest.raises(DataError, match=r"patientname is not empty.*allow_identified_files") as caught:
+    with pytest.raises(DataError, match=r"patient field has more than a code.*allow_identified_files") as caught:
         read(path)
     assert "Doe" not in str(caught.value)
     assert decode_cell(cell(path, identified=True), SIGNAL).shape == (100, 2)
+    assert len(read(write_edf(tmp_path / "two.edf", PatientCode="p7", Sex=1))) == 100
+    with pytest.raises(DataError, match="patient field"):
+        read(write_edf(tmp_path / "three.edf", Birthdate=date(1970, 1, 1)))
+
+
+@pytest.mark.parametrize(("field", "named"), [("", False), ("p7", False), ("Jane Doe", True), ("X X X X", False)])
+def test_in_a_plain_edf_one_word_is_a_code(tmp_path: Path, field: str, named: bool) -> None:
+    path = write_edf(tmp_path / "one.edf")
+    body = bytearray(path.read_bytes())
+    body[8:88], body[192:236] = field.ljust(80).encode(), b" " * 44
+    path.write_bytes(body)
+    if named:
+        with pytest.raises(DataError, match="patient field"):
+            read(path)
+    assert decode_cell(cell(path, identified=named), SIGNAL).shape == (100, 2)
+
+
+def test_an_array_of_one_channel_needs_no_second_axis(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", WAVES[:, 0])
+    np.save(tmp_path / "b.npy", np.asfortranarray(WAVES[:, :1].astype(">f4")))
+    one, other = read(tmp_path / "a.npy", channels=("a",)), read(tmp_path / "b.npy", channels=("a",))
+    assert one.shape == (100, 1)
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_a_short_table_is_read_at_its_own_rate_by_default(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from client.site import Site, site_data
 from common.data.decoding import Decoder
 from common.data.error import DataError
 from common.data.folder import SiteData, read_site
+from common.data.readers.cell import Cell
 from tests.every_modality import write_every_modality
 from tests.files_of_every_kind import WAVES, write_dicom, write_wfdb
 
@@ -216,3 +218,18 @@ def test_worker_processes_read_the_same_bits_and_say_the_same_error(site: Site) 
     with pytest.raises(DataError) as other:
         read_site(site.folder, split_seed=0, decode=Decoder(workers=2))
     assert str(one.value) == str(other.value)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_a_sentence_and_no_hang(site: Site) -> None:
+    path = first_file(site, "images")
+    cells = [Cell(path.parent / "manifest.csv", row, "xray_path", path.name) for row in range(2000)]
+
+    def kill(_column: str, _done: int, _of: int) -> None:
+        for child in active_children():
+            child.kill()
+
+    spec = site.spec().modalities["xray"]
+    with pytest.raises(DataError, match="column xray_path: a process that decoded these files died"):
+        Decoder(workers=1, report=kill)(cells, spec)
+    assert active_children() == []

@@ -110,18 +110,20 @@ def read_nifti(cell: Cell, path: Path, spec: ImageSpec) -> np.ndarray:
     """Decode one axial plane of a volume, of several volumes the first: float [1, height, width] in 0 to 1.
 
     The front of the body is up and its right side is on the left, as radiologists look at it, however the file stores
-    it. `slice` counts from the feet to the head. Only what is needed of the file is read.
+    it; a file of one plane is taken for such a one. `slice` counts from the feet to the head.
 
     Raises:
         DataError: it is no image of two dimensions or more, or claims to be huge.
     """
     import nibabel  # noqa: PLC0415  (optional)
+    from nibabel.imageglobals import LoggingOutputSuppressor  # noqa: PLC0415
 
-    image = nibabel.nifti1.load(path)
+    with LoggingOutputSuppressor():  # it writes to stderr what it makes of a header
+        image = nibabel.nifti1.load(path)
     shape = image.shape
     if len(shape) < _PLANE or 0 in shape or np.prod([float(side) for side in shape]) > _MOST_VOXELS:
         raise cell.wrong(f"shape {shape} is no volume that is read here: store one volume of at most 2^29 voxels")
-    axes = nibabel.orientations.io_orientation(image.affine)
+    axes = nibabel.orientations.io_orientation(image.affine if len(shape) >= _VOLUME else np.eye(4))
     where: list[int | slice] = [slice(None)] * min(len(shape), _VOLUME) + [0] * (len(shape) - _VOLUME)
     upward = next((axis for axis in range(_VOLUME) if axes[axis, 0] == _VOLUME - 1), _VOLUME - 1)
     if len(shape) >= _VOLUME:
