@@ -98,7 +98,7 @@ def _rows(random: np.random.Generator, site: str, subjects: int) -> list[dict[st
             if random.random() < _MISSING_CHANCE:
                 holed |= {"crp": "?", "ldh": "?"}
             person = {"person": f"{site}-{number:04d}", "age": f"{age:.1f}", "sex": str(sex)}
-            rows.append({**person, **holed, "sick": str(sick), **_answers(len(rows), crp, ldh, pulse)})
+            rows.append({**person, **holed, **_answers(len(rows), crp, ldh, pulse), "sick": str(sick)})
     return rows
 
 
