@@ -139,7 +139,7 @@ def _presence_table(site: Overview) -> Table:
     for place, line in enumerate(site.presence):
         if not line.task and place:
             table.add_section()
-        cells = [f"{line.present[name]} ({share_of(line.present[name], line.rows)})" for name in names]
+        cells = [f"{line.present[name]} {share_of(line.present[name], line.rows)}" for name in names]
         label = "all" if not line.task else f"{line.task}: {line.label}"
         table.add_row("" if line.task else line.split, label, str(line.subjects), str(line.rows), *cells)
     return table
@@ -150,7 +150,7 @@ def share_of(part: int, whole: int) -> str:
     if not whole:
         return "-"
     share = 100 * part / whole
-    return f"{share:.0f} %" if part in {0, whole} else f"{min(max(share, 1), 99):.0f} %"
+    return f"{share:.0f}%" if part in {0, whole} else f"{min(max(share, 1), 99):.0f}%"
 
 
 def _leaving_table(leaves: tuple[Leaving, ...], *, by_default: bool) -> Group:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from client.leaving import NEVER
-from common.files import PUBLIC, write_whole
+from common.files import write_whole
 from common.reports.pictures import pattern_chart
 from common.reports.render import environment
 from simulations.check import Checked, length_of, share_of
@@ -26,4 +26,4 @@ def write_check_page(found: Checked, path: Path) -> None:
         sites=found.sites, leaves=found.leaves, never=NEVER, pictures=pictures, most_patterns=_MOST_PATTERNS
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page, mode=PUBLIC)
+    write_whole(path, page)

@@ -14,6 +14,7 @@ from common.secagg.roster import too_many_colluders
 from server.audit import short_form
 
 Json = dict[str, object]
+_SHORT = {"average_precision": "AP", "mae": "MAE", "rmse": "RMSE"}  # a line of a terminal is short
 _PAGES = {"Report": "report.html", "Budgets": "budget/", "Audit": "fairness.html"}
 
 
@@ -41,7 +42,8 @@ def table(record: RunRecord, folder: str) -> Group:
         title=f"{record.experiment}: {record.rounds_planned} rounds in {record.seconds:.1f} s", title_justify="left"
     )
     shown = headline(record.kind)
-    for name in ("site", "subjects", *(TITLES[metric] for metric in shown), "ε training", "ε held out", "δ"):
+    titles = (_SHORT.get(metric, TITLES[metric]) for metric in shown)
+    for name in ("site", "subjects", *titles, "ε training", "ε held out", "δ"):
         quality.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
     for site in record.sites:
         quality.add_row(site.name, *_quality(record, site.name, shown), *_epsilons(site))

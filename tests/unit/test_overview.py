@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from common.data.folder import SiteData, read_site
 from common.data.overview import overview
@@ -109,3 +112,28 @@ def test_an_empty_folder_has_an_overview(tmp_path: Path) -> None:
     (folder / "manifest.csv").write_text(lines[0] + "\n")
     found = overview(read_site(folder, split_seed=0))
     assert (found.rows, found.subjects, found.most_rows) == (0, 0, 0)
+
+
+def test_numbers_and_several_labels_are_counted_as_what_they_are(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    shutil.copytree(folder, target)
+    with (target / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for place, row in enumerate(rows):
+        row |= {"days": "" if place % 5 == 0 else str(place), "fever": str(place % 2), "chills": str(int(place == 1))}
+    with (target / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    spec = yaml.safe_load((target / "dataset.yaml").read_text())
+    spec["tasks"] = {
+        "stay": {"kind": "regression", "column": "days", "bounds": [0, 1000]},
+        "signs": {"kind": "multilabel", "columns": ["fever", "chills"]},
+    }
+    (target / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    counted = Counter[tuple[str, str]]()
+    for line in overview(read_site(target, split_seed=0)).presence:
+        counted[line.task, line.label] += line.rows
+    numbers = len(rows) - -(-len(rows) // 5)
+    assert (counted["stay", "a number"], counted["stay", "unknown"]) == (numbers, len(rows) - numbers)
+    assert (counted["signs", "fever"], counted["signs", "chills"]) == (len(rows) // 2, 1)
