@@ -12,8 +12,9 @@ import numpy as np
 from common.data.folder import SPLITS, SiteData
 from common.data.modalities import AudioSpec, ImageSpec, ModalitySpec, SignalSpec, TabularSpec, TextSpec
 from common.data.readings import Readings, step_shape, steps_per_second
+from common.data.schema import TaskSpec
 
-UNKNOWN = "unknown"
+UNKNOWN = "(unknown)"  # no name that a class would have
 _FEWEST_SUBJECTS = 20  # of a cohort: fewer teach, and tell, next to nothing
 _SMALLEST_SHARE = 0.1  # of a class, and of the rows that have a modality
 _MANY_ROWS, _TIMES_MEDIAN = 20, 10
@@ -99,8 +100,7 @@ def _presence(site: SiteData, seen: dict[str, np.ndarray], row_split: np.ndarray
             continue
         groups = [("", "", cohort)]
         for task, spec in site.spec.tasks.items():
-            names = (*spec.classes, UNKNOWN)
-            groups += [(task, name, cohort & (site.labels[task] == _code(name, names))) for name in names]
+            groups += [(task, label, cohort & rows) for label, rows in _by_label(spec, site.labels[task]).items()]
         for task, label, rows in groups:
             if label != UNKNOWN or rows.any():
                 present = {name: int((there & rows).sum()) for name, there in seen.items()}
@@ -108,8 +108,15 @@ def _presence(site: SiteData, seen: dict[str, np.ndarray], row_split: np.ndarray
                 yield Presence(split, task, label, subjects, int(rows.sum()), present)
 
 
-def _code(name: str, names: tuple[str, ...]) -> int:
-    return -1 if name == UNKNOWN else names.index(name)
+def _by_label(spec: TaskSpec, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Which rows have which label, bool [row] each: a class, one of several labels, or just a number."""
+    if labels.dtype.kind == "f":
+        return {"a number": np.isfinite(labels), UNKNOWN: np.isnan(labels)}
+    if labels.ndim > 1:
+        names = getattr(spec, "columns", ()) or map(str, range(labels.shape[1]))  # a label is named by its column
+        found = {str(name): labels[:, place] == 1 for place, name in enumerate(names)}
+        return {**found, UNKNOWN: (labels < 0).all(axis=1)}
+    return {**{name: labels == place for place, name in enumerate(spec.classes)}, UNKNOWN: labels < 0}
 
 
 def _facts(site: SiteData, name: str) -> ModalityFacts:
@@ -147,13 +154,15 @@ def _about_people(site: SiteData, each: np.ndarray) -> Iterator[str]:
 
 def _about_labels(site: SiteData, row_split: np.ndarray) -> Iterator[str]:
     for task, spec in site.spec.tasks.items():
-        known = site.labels[task][(row_split == "train") & (site.labels[task] >= 0)]
-        if not len(known):
+        groups = _by_label(spec, site.labels[task][row_split == "train"])
+        known = int((~groups.pop(UNKNOWN)).sum())
+        if not known:
             yield f"task {task} has no label in cohort train"
             continue
-        for name, count in zip(spec.classes, np.bincount(known, minlength=len(spec.classes)), strict=True):
-            if count < min(_SMALLEST_SHARE, 1 / (2 * len(spec.classes))) * len(known):
-                yield f"task {task}: {count} of {len(known)} labels in cohort train are {name!r}"
+        for name, rows in groups.items():
+            count = int(rows.sum())
+            if count < min(_SMALLEST_SHARE, 1 / (2 * len(groups))) * known:
+                yield f"task {task}: {count} of {known} labels in cohort train are {name!r}"
 
 
 def _about_values(site: SiteData) -> Iterator[str]:
