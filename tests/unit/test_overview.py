@@ -94,25 +94,6 @@ def test_few_people_one_with_many_rows_and_a_rare_class_are_said(site: SiteData)
     assert "task sick has no label in cohort train" in overview(none).warnings
 
 
-def test_answers_of_several_labels_and_numbers_are_counted_too(site: SiteData) -> None:
-    sick = site.labels["sick"]
-    several = np.stack([sick, np.where(np.arange(len(sick)) < 9, -1, 0)], axis=1)
-    found = {
-        (line.split, line.label): line.rows
-        for line in overview(replace(site, labels={"sick": several})).presence
-        if line.task
-    }
-    for split in ("train", "test"):
-        rows = site.rows_of(split)
-        assert found[split, "0"] == (sick[rows] == 1).sum()
-        assert found[split, "1"] == 0
-    assert any("are '1'" in said for said in overview(replace(site, labels={"sick": several})).warnings)
-    numbers = np.where(np.arange(len(sick)) < 9, np.nan, sick.astype(np.float64))
-    lines = [line for line in overview(replace(site, labels={"sick": numbers})).presence if line.task]
-    assert sum(line.rows for line in lines if line.label == "a number") == len(sick) - 9
-    assert sum(line.rows for line in lines if line.label == "(unknown)") == 9
-
-
 def test_what_has_no_public_bounds_is_said(folder: Path, tmp_path: Path) -> None:
     copy = write_every_modality(tmp_path, sites=1, subjects=4)[0]
     spec = copy / "dataset.yaml"
