@@ -37,7 +37,8 @@ def measure(name: str, variant: str, steps: int) -> Measured:
     """Take so many steps, or more where they are done in no time, and give the median but for the first quarter."""
     torch.set_num_threads(1)
     work = workload(name)
-    seconds, total = [], 0.0
+    seconds: list[float] = []
+    total = 0.0
     with quiet(), VARIANTS[variant](work) as found:
         while len(seconds) <= steps or total < _SECONDS:
             started = time.process_time()
