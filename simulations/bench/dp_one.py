@@ -15,6 +15,8 @@ import torch
 from simulations.bench.dp_models import WORKLOADS, Workload
 from simulations.bench.dp_steps import VARIANTS, quiet, step
 
+_SECONDS = 0.3  # the first steps of a process, of whatever kind, are several times slower than those in a round
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -32,16 +34,18 @@ def workload(name: str) -> Workload:
 
 
 def measure(name: str, variant: str, steps: int) -> Measured:
-    """Take one step to warm up, then some more, and give their median."""
+    """Take so many steps, or more where they are done in no time, and give the median but for the first quarter."""
     torch.set_num_threads(1)
     work = workload(name)
+    seconds: list[float] = []
+    total = 0.0
     with quiet(), VARIANTS[variant](work) as found:
-        seconds = []
-        for _ in range(1 + steps):
+        while len(seconds) <= steps or total < _SECONDS:
             started = time.process_time()
             step(work, found, private=variant != "non-private")
             seconds.append(time.process_time() - started)
-    return Measured(statistics.median(seconds[1:]), _peak_megabytes())
+            total += seconds[-1]
+    return Measured(statistics.median(seconds[max(1, len(seconds) // 4) :]), _peak_megabytes())
 
 
 def _peak_megabytes() -> float:
