@@ -21,7 +21,7 @@ from client.step_audit import fresh, nobody, own_step, plan_of
 from client.train import LocalTraining, draw_sample, train_round
 from common.blocks import blocks_of, flatten, load
 from common.config import Config
-from common.data.batch import Batch, take
+from common.data.batch import Batch, masked, take
 from common.models.loss import per_example_loss
 from common.models.model import build_model
 from common.privacy.lattice import share_std
@@ -85,7 +85,7 @@ def trial_of(config: Config, training: LocalTraining, honest: int) -> Trial:
     whole, some = (synthetic_batch(config, len(subjects), presence=presence) for presence in (1.0, 1 / 2))
     special = torch.isin(subjects, torch.tensor((_TWO_RECORDS, _HUGE, _ORDINARY))).unsqueeze(1)
     mask = {name: seen | special for name, seen in some.mask.items()}
-    values = {name: value * mask[name].unsqueeze(-1) for name, value in whole.values.items()}
+    values = {name: masked(value, mask[name]) for name, value in whole.values.items()}
     rows = replace(whole, values=values, mask=mask, subjects=subjects)
     rows = take(rows, torch.tensor(_RECORD_OF_ROW))
     calm = replace(training, steps=1, plan=plan, modality_dropout=0.0)
@@ -123,8 +123,11 @@ def one_at_a_time(trial: Trial, number: torch.dtype) -> Tensor:
     found = []
     for subject in torch.unique(trial.rows.subjects):
         own = take(trial.rows, trial.rows.subjects == subject)
-        values, seconds = ({key: one.to(number) for key, one in part.items()} for part in (own.values, own.seconds))
-        own = replace(own, values=values, seconds=seconds)
+        exact = [
+            {key: one.to(number) if one.is_floating_point() else one for key, one in part.items()}
+            for part in (own.values, own.seconds, own.encoded)
+        ]
+        own = replace(own, values=exact[0], seconds=exact[1], encoded=exact[2])
         loss = per_example_loss(model(own), own.labels[task], auxiliary_weight=trial.training.auxiliary_weight)
         parts = torch.autograd.grad(loss.mean(), wanted, allow_unused=True, materialize_grads=True)
         found.append(torch.cat([part.double().ravel() for part in parts]))
@@ -151,6 +154,9 @@ def check_not_finite(trial: Trial) -> None:
     """A subject whose gradient is no number adds nothing, and changes nobody else's part."""
     clip_norm = trial.plan.clip_norm
     without = trial.contribution(take(trial.rows, trial.rows.subjects != _ORDINARY), clip_norm=clip_norm)
+    numbers = (*trial.rows.values.values(), *trial.rows.encoded.values())
+    if not any(value.is_floating_point() for value in numbers):  # bytes of texts are always finite
+        return
     for bad in (float("nan"), float("inf")):
         found = trial.contribution(_with_values(trial.rows, _ORDINARY, bad), clip_norm=clip_norm)
         if not float((found - without).norm()) <= trial.tolerance:
@@ -266,10 +272,11 @@ def _sizes(model: nn.Module) -> list[int]:
 
 
 def _with_values(rows: Batch, subject: int, factor: float) -> Batch:
-    """The same rows, with a subject's present values multiplied."""
-    own = rows.subjects == subject
-    values = {
-        name: torch.where((own.unsqueeze(1) & rows.mask[name]).unsqueeze(-1), value * factor, value)
-        for name, value in rows.values.items()
-    }
-    return replace(rows, values=values)
+    """The same rows, with a subject's values multiplied where they are there; tokens have no size, and stay."""
+    own = (rows.subjects == subject).nonzero()[:, 0]
+
+    def multiplied(value: Tensor) -> Tensor:
+        return value.index_copy(0, own, value[own] * factor) if value.is_floating_point() else value
+
+    values = {name: masked(multiplied(value), rows.mask[name]) for name, value in rows.values.items()}
+    return replace(rows, values=values, encoded={name: multiplied(value) for name, value in rows.encoded.items()})
