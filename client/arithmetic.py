@@ -12,16 +12,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from client.dp import Clipping, part_rows, per_row_gradients, row_gradients
 from client.evaluate import MOST_ROWS
+from client.features import frozen_part
 from common.compose import validate
 from common.config import Config
 from common.data.batch import Batch, example_values, masked, parts_of, take
 from common.data.labels import example_labels
+from common.models.backbones.backbone import Backbone
 from common.models.model import build_model
 from common.releases import schema_of
 
@@ -80,17 +83,20 @@ def _same_everywhere(found: list[Tensor]) -> bool:
 
 
 def synthetic_model(config: Config, *, spread: float = _SPREAD) -> nn.Module:
-    """Build the run's model with no weight at a special place: all are moved by about `spread`."""
+    """Build the run's model with no trained weight at a special place: they are moved by about `spread`."""
     model = build_model(config, schema_of(config), seed=config.seed)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (part for part in model.parameters() if part.requires_grad):
             parameter.add_(spread * torch.randn(parameter.shape, generator=random))
     return model
 
 
 def synthetic_batch(config: Config, rows: int, *, presence: float = 1 / 2) -> Batch:
-    """Make rows of nobody: random values, modalities of a row there or missing at random."""
+    """Make rows of nobody: random values, modalities of a row there or missing at random.
+
+    What a pretrained network says of a record is random too: in a round it is looked up, not computed.
+    """
     schema, random = schema_of(config), torch.Generator().manual_seed(1)
     values, mask = {}, {}
     for name, spec in schema.modalities.items():
@@ -99,4 +105,11 @@ def synthetic_batch(config: Config, rows: int, *, presence: float = 1 / 2) -> Ba
     labels = {name: example_labels(task, rows, random) for name, task in schema.tasks.items()}
     attributes = {name: torch.zeros(rows, dtype=torch.int64) for name in schema.attributes}
     seconds = {name: torch.zeros(seen.shape) for name, seen in mask.items()}
-    return Batch(values, mask, seconds, labels, attributes, torch.arange(rows))
+    encoded = {}
+    for name in config.model.encoders:
+        part = frozen_part(config, name)
+        if part is not None and part.startswith("backbones."):
+            backbone = cast("Backbone", build_model(config, schema, seed=config.seed).get_submodule(part))
+            seen, _ = backbone.places(mask[name], seconds[name])
+            encoded[name] = masked(torch.randn(*seen.shape, backbone.width, generator=random), seen)
+    return Batch(values, mask, seconds, labels, attributes, torch.arange(rows), encoded)

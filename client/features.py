@@ -90,11 +90,11 @@ def with_features(site: Site, config: Config, batch: Batch, cohort: str, *, rows
         config: which encoders are frozen, and their weights, by its seed.
         batch: rows of one cohort.
         cohort: its name.
-        rows: how many rows this machine may compute together; 0: MOST_ROWS.
+        rows: how many rows this machine may compute together in an encoder from scratch; 0: MOST_ROWS.
 
     Guarantees:
         the same bits: with or without what was kept, and wherever a row stands, its features are the same: rows go
-            through the encoder in parts of one shape.
+            through an encoder in parts of one shape, through a pretrained network one by one.
         once: a record goes through an encoder once, for as long as nothing that its features depend on changes.
     """
     frozen = {name: part for name in batch.values if (part := frozen_part(config, name)) is not None}
@@ -104,8 +104,10 @@ def with_features(site: Site, config: Config, batch: Batch, cohort: str, *, rows
         return batch
     schema = schema_of(config)
     model = build_model(config, schema, seed=config.seed).eval()
-    at_once, encoded = min(rows or MOST_ROWS, MOST_ROWS), {}
+    encoded = {}
     for name, part in frozen.items():
+        # A pretrained network computes each record alone: then no other record can be in its numbers.
+        at_once = 1 if part.startswith("backbones.") else min(rows or MOST_ROWS, MOST_ROWS)
         encoder, options = model.get_submodule(part), config.model.encoders.get(name)
         built_from = [schema.modalities[name].model_dump_json(), options.model_dump_json() if options else "", at_once]
         shelf = Shelf(site.features_path, name, cohort, _hash_of(encoder, built_from), _key_of(site))

@@ -123,8 +123,11 @@ def one_at_a_time(trial: Trial, number: torch.dtype) -> Tensor:
     found = []
     for subject in torch.unique(trial.rows.subjects):
         own = take(trial.rows, trial.rows.subjects == subject)
-        values, seconds = ({key: _as(one, number) for key, one in part.items()} for part in (own.values, own.seconds))
-        own = replace(own, values=values, seconds=seconds)
+        exact = [
+            {key: one.to(number) if one.is_floating_point() else one for key, one in part.items()}
+            for part in (own.values, own.seconds, own.encoded)
+        ]
+        own = replace(own, values=exact[0], seconds=exact[1], encoded=exact[2])
         loss = row_losses(model, own, task=task, auxiliary_weight=asked.auxiliary_weight, parts=asked.parts)
         parts = torch.autograd.grad(loss.mean(), wanted, allow_unused=True, materialize_grads=True)
         found.append(torch.cat([part.double().ravel() for part in parts]))
@@ -149,10 +152,11 @@ def check_bounded(trial: Trial) -> None:
 
 def check_not_finite(trial: Trial) -> None:
     """A subject whose gradient is no number adds nothing, and changes nobody else's part."""
-    if not any(value.is_floating_point() for value in trial.rows.values.values()):
-        return  # tokens are whole numbers, and always finite
     clip_norm = trial.plan.clip_norm
     without = trial.contribution(take(trial.rows, trial.rows.subjects != _ORDINARY), clip_norm=clip_norm)
+    numbers = (*trial.rows.values.values(), *trial.rows.encoded.values())
+    if not any(value.is_floating_point() for value in numbers):  # bytes of texts are always finite
+        return
     for bad in (float("nan"), float("inf")):
         found = trial.contribution(_with_values(trial.rows, _ORDINARY, bad), clip_norm=clip_norm)
         if not float((found - without).norm()) <= trial.tolerance:
@@ -268,15 +272,11 @@ def _sizes(model: nn.Module) -> list[int]:
 
 
 def _with_values(rows: Batch, subject: int, factor: float) -> Batch:
-    """The same rows, with a subject's present values multiplied; tokens stay."""
-    own = rows.subjects == subject
-    values = {
-        name: torch.where(masked(torch.ones_like(value), own.unsqueeze(1) & rows.mask[name]) > 0, value * factor, value)
-        for name, value in rows.values.items()
-        if value.is_floating_point()
-    }
-    return replace(rows, values={**rows.values, **values})
+    """The same rows, with a subject's values multiplied where they are there; tokens have no size, and stay."""
+    own = (rows.subjects == subject).nonzero()[:, 0]
 
+    def multiplied(value: Tensor) -> Tensor:
+        return value.index_copy(0, own, value[own] * factor) if value.is_floating_point() else value
 
-def _as(values: Tensor, number: torch.dtype) -> Tensor:
-    return values.to(number) if values.is_floating_point() else values
+    values = {name: masked(multiplied(value), rows.mask[name]) for name, value in rows.values.items()}
+    return replace(rows, values=values, encoded={name: multiplied(value) for name, value in rows.encoded.items()})

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -156,6 +156,8 @@ def _settable(override: str) -> str:
     *parents, name = key.split(".")
     for parent in parents:
         annotation = model.model_fields[parent].annotation if parent in model.model_fields else None
+        if get_origin(annotation) is dict and not override.startswith(("+", "~")):  # the rest of the key is a name
+            return f"++{override}"
         if not _is_section(annotation):
             return override
         model = annotation
@@ -168,7 +170,8 @@ def _describe(key: str, field: FieldInfo) -> str:
         lines = [f"{key}: {(field.annotation.__doc__ or '').splitlines()[0]}"]
         lines += [f"  {key}.{name}: {item.description}" for name, item in field.annotation.model_fields.items()]
         return "\n".join(lines)
-    kind = str(field.annotation).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
+    written = "dict" if get_origin(field.annotation) is dict else str(field.annotation)
+    kind = written.removeprefix("<class '").removesuffix("'>").replace("typing.", "")
     bounds = ", ".join(str(item) for item in field.metadata)
     default = "required" if field.is_required() else f"default {field.get_default()!r}"
     return "\n".join(

@@ -71,7 +71,11 @@ class ModelConfig(Section):
     heads: int = Field(2, ge=1, le=64, description="Attention heads; must divide width.")
     feedforward: int = Field(32, ge=2, description="Width of the feed-forward layer of a block.")
     encoders: dict[PlainName, EncoderOptions] = Field(
-        {}, description="By modality, its encoder's kind and size; others get the default of their kind."
+        {}, description="By modality, its encoder: docs/encoders.md has kinds and keys. Others get their default."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="What encoders and fusion multiply in; weights, losses, clipping and sums stay.",
     )
     frozen: tuple[str, ...] = Field(
         (),
@@ -255,6 +259,8 @@ class Config(Section):
             raise ValueError("data=folders needs data.root=DIR, the directory that holds one folder per site")
         if self.model.frozen and self.model.kind != "transformer":
             raise ValueError(f"model.frozen needs model=transformer, which has encoders, got {self.model.kind}")
+        if self.model.precision == "bfloat16" and self.privacy.engine == "opacus":
+            raise ValueError("model.precision=bfloat16 needs privacy.engine=bookkeeping, which sums exact gradients")
         if self.model.encoders and self.model.kind != "transformer":
             raise ValueError(f"model.encoders needs model=transformer, which has encoders, got {self.model.kind}")
         self._check_parts()

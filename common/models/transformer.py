@@ -61,6 +61,11 @@ class TransformerModel(nn.Module):
         self._modalities, self._with_auxiliary, self._width = tuple(schema.modalities), with_auxiliary, width
         self._parts = parts
         self._task = config.objective.task
+        self._bfloat16 = config.model.precision == "bfloat16"
+
+    def _precision(self, where: Tensor) -> torch.autocast:
+        """What the large parts multiply in; what is in double precision stays in it."""
+        return torch.autocast(where.device.type, torch.bfloat16, enabled=self._bfloat16)
 
     def _encode(self, name: str, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """One modality's tokens, mask and time; what a frozen part gave before, where the batch has them."""
@@ -70,7 +75,8 @@ class TransformerModel(nn.Module):
         if name in batch.encoded:
             tokens = batch.encoded[name].masked_fill(~mask.unsqueeze(-1), 0.0)
         else:
-            tokens, _ = reader(batch.values[name], batch.mask[name])
+            with self._precision(mask):
+                tokens, _ = reader(batch.values[name], batch.mask[name])
         if key in self.backbones:
             tokens = self.encoders[key](tokens, mask)
         return tokens + time_code(seconds, self._width), mask, seconds
@@ -80,7 +86,9 @@ class TransformerModel(nn.Module):
         tokens, masks, seconds = {}, {}, {}
         for name in self._modalities:
             tokens[name], masks[name], seconds[name] = self._encode(name, batch)
-        logits = self.heads[module_key(self._task)](self.fusion(tokens, masks, seconds))
+        with self._precision(batch.subjects):
+            fused = self.fusion(tokens, masks, seconds)
+        logits = self.heads[module_key(self._task)](fused.to(seconds[self._modalities[0]].dtype))
         auxiliary = {
             name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary
         }

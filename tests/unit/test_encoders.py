@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from common.compose import ConfigError, validate
+from common.compose import ConfigError, compose, validate
+from common.models.backbones.options import BottleneckOptions, LoraOptions
 from common.models.encoders.audio_mel import LogMel
-from common.models.encoders.options import DEFAULTS, READS, MelOptions, VitOptions
+from common.models.encoders.options import DEFAULTS, READS, EncoderOptions, MelOptions, VitOptions
 from common.models.encoders.projection import patch_places
 from common.models.encoders.table import ENCODERS, Encoder, build_encoder
 from common.models.model import build_model
@@ -179,6 +181,22 @@ def replace_encoders(config: str, encoders: dict[str, object]) -> str:
     plain = json.loads(config)
     plain["model"]["encoders"] = encoders
     return json.dumps(plain)
+
+
+def test_the_page_says_every_kind_and_key_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
+    for section in (*get_args(get_args(EncoderOptions)[0]), LoraOptions, BottleneckOptions):
+        kind = section.model_fields["kind"].default
+        assert f"`{kind}`" in page
+        for name, field in section.model_fields.items():
+            default = "must be given" if field.is_required() else f"`{json.dumps(field.get_default())}`"
+            row = f"| `{kind}` | `{name}` | {default} | {field.description} |"
+            assert row in page or name in ("kind", "sha256", "adapter"), row
+
+
+def test_a_key_of_an_encoder_is_set_as_any_other() -> None:
+    config = compose(["model.encoders.scan.kind=vit", "model.encoders.scan.patch=3"])
+    assert config.model.encoders == {"scan": VitOptions(patch=3)}
 
 
 def test_one_encoders_size_moves_no_other_parts_first_weights() -> None:

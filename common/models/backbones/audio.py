@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,13 +31,15 @@ class HuggingFaceAudio(nn.Module):
         self._in_time = hasattr(self.model, "_get_feat_extract_output_lengths")
 
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode samples [batch, sample]: [batch, token, feature] and which tokens are there."""
+        """Encode samples [batch, sample]: [batch, token, feature] and which tokens are there; always in float32."""
         lengths = mask.sum(dim=1).clamp(min=min(self._samples, round(_FEWEST_SECONDS * self._rate)))
         heard = values.masked_fill(~mask, 0.0).cpu().numpy()
         sounds = [row[:length] for row, length in zip(heard, lengths.tolist(), strict=True)]
         to_length = {"padding": "max_length", "max_length": self._samples, "truncation": True} if self._in_time else {}
-        prepared = self._extractor(sounds, sampling_rate=self._rate, return_tensors="pt", **to_length)
-        tokens = self.model(**prepared.to(values.device)).last_hidden_state
+        # What is not finite stays so, and the step leaves its subject out.
+        with np.errstate(invalid="ignore"), torch.autocast(values.device.type, enabled=False):
+            prepared = self._extractor(sounds, sampling_rate=self._rate, return_tensors="pt", **to_length)
+            tokens = self.model(**prepared.to(values.device, values.dtype)).last_hidden_state
         last = lengths if self._in_time else torch.full_like(lengths, self._samples)
         share = torch.arange(tokens.shape[1], device=values.device) * self._samples / tokens.shape[1]
         return tokens, share < last.unsqueeze(1)

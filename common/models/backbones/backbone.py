@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
@@ -39,18 +40,17 @@ class Backbone(nn.Module):
         super().__init__()
         refuse_other_bytes(name, options)
         try:
-            self.network = _frozen(spec, options.model_copy(update={"adapter": None}), options.sha256)
+            loaded = _load(spec, options.model_copy(update={"adapter": None}))
+            self.network = loaded.network
             if options.adapter is not None:
                 self.network = deepcopy(self.network)
                 add_adapter(self.network, options.adapter)
         except (ValueError, OSError, RuntimeError) as error:
             raise ValueError(f"model.encoders.{name}: {error}") from error
-        self._steps = spec.num_steps
+        self._steps, self.width = spec.num_steps, loaded.width
         self._pooled = not isinstance(options, EfficientNetOptions | HuggingFaceOptions) or options.pooled
+        self._tokens = 1 if self._pooled else loaded.tokens
         self.eval()
-        with torch.no_grad():
-            example, _ = self.network(no_values(spec, 1), torch.ones(1, spec.num_steps, dtype=torch.bool))
-        self._tokens, self.width = (1 if self._pooled else example.shape[1]), int(example.shape[2])
 
     def train(self, mode: bool = True) -> Self:
         """Stay as in evaluation: a frozen network drops nothing out and masks nothing. Adapters' linear maps follow."""
@@ -71,7 +71,7 @@ class Backbone(nn.Module):
             weight = there.unsqueeze(-1).to(features.dtype)
             features = ((features * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)).unsqueeze(1)
         seen = mask.any(dim=1, keepdim=True).expand(-1, self._tokens)
-        return features.float().masked_fill(~seen.unsqueeze(-1), 0.0), seen
+        return features.masked_fill(~seen.unsqueeze(-1), 0.0), seen
 
     def places(self, mask: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
         """Which tokens are there, and when each was measured: bool and float32 [batch, token]."""
@@ -79,24 +79,40 @@ class Backbone(nn.Module):
         return seen.expand(-1, self._tokens), when.expand(-1, self._tokens)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A frozen network, how many tokens it gives of a record, and how wide they are."""
+
+    network: nn.Module
+    tokens: int
+    width: int
+
+
 @lru_cache(maxsize=8)
-def _frozen(spec: ModalitySpec, options: BackboneOptions, _sha256: str | None) -> nn.Module:
-    """Load a network once a process: nothing changes it, so that models may share it.
+def _load(spec: ModalitySpec, options: BackboneOptions) -> Loaded:
+    """Load a network once a process: nothing changes it, so that models may share it; its hash is among the options.
 
     Raises:
         ValueError: this combination is not offered, or the files do not fit together.
     """
+    network = freeze(_network(spec, options))
+    with torch.no_grad():
+        example, _ = network(no_values(spec, 1), torch.ones(1, spec.num_steps, dtype=torch.bool))
+    return Loaded(network, int(example.shape[1]), int(example.shape[2]))
+
+
+def _network(spec: ModalitySpec, options: BackboneOptions) -> nn.Module:
     match spec, options:
         case TextSpec(), HuggingFaceOptions(pooled=True) | MiniLmOptions():
-            return freeze(HuggingFaceText(spec, folder_of(options)))
+            return HuggingFaceText(spec, folder_of(options))
         case AudioSpec(), HuggingFaceOptions(pooled=True):
-            return freeze(HuggingFaceAudio(spec, folder_of(options)))
+            return HuggingFaceAudio(spec, folder_of(options))
         case ImageSpec(), HuggingFaceOptions():
-            return freeze(HuggingFaceImage(folder_of(options)))
+            return HuggingFaceImage(folder_of(options))
         case ImageSpec(), EfficientNetOptions():
-            return freeze(EfficientNetLite())
+            return EfficientNetLite()
         case ImageSpec(), TorchvisionOptions():
-            return freeze(TorchvisionImage(options))
+            return TorchvisionImage(options)
         case _, HuggingFaceOptions():
             raise ValueError("pooled=false is for images: how many tokens another record has is not public")
     raise TypeError(f"no network is built from {type(options).__name__} for {spec.kind}")

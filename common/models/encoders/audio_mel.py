@@ -43,7 +43,8 @@ class LogMel(nn.Module):
             pieces = around.float().unfold(1, len(self.window), self.hop) * self.window
             power = torch.fft.rfft(pieces, self._points).abs().square() / self.window.sum().square()
             spectra = (torch.log(power @ self.filters + _SILENCE) + _MIDDLE) / _SPREAD
-        return spectra.masked_fill(~patch_mask(mask, self.hop).unsqueeze(-1), 0.0).transpose(1, 2)
+        there = patch_mask(mask, self.hop).unsqueeze(-1)
+        return spectra.masked_fill(~there, 0.0).transpose(1, 2).to(samples.dtype)
 
 
 def num_points(sample_rate: int, length: int, mels: int) -> int:
