@@ -22,7 +22,9 @@ from common.compose import validate
 from common.config import Config
 from common.data.batch import Batch, example_values, masked, parts_of, take
 from common.data.labels import example_labels
+from common.data.pieces import num_pieces
 from common.models.model import build_model
+from common.objectives import hidden
 from common.releases import schema_of
 
 _SPREAD = 1.0
@@ -99,4 +101,8 @@ def synthetic_batch(config: Config, rows: int, *, presence: float = 1 / 2) -> Ba
     labels = {name: example_labels(task, rows, random) for name, task in schema.tasks.items()}
     attributes = {name: torch.zeros(rows, dtype=torch.int64) for name in schema.attributes}
     seconds = {name: torch.zeros(seen.shape) for name, seen in mask.items()}
-    return Batch(values, mask, seconds, labels, attributes, torch.arange(rows))
+    concealed = {
+        name: torch.rand(rows, num_pieces(schema.modalities[name]), generator=random) < 1 / 2
+        for name in hidden(config.objective.parts)
+    }
+    return Batch(values, mask, seconds, labels, attributes, torch.arange(rows), hidden=concealed)

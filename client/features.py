@@ -30,6 +30,7 @@ from common.blocks import is_named, module_key
 from common.config import Config
 from common.data.batch import Batch, parts_of, take
 from common.models.model import build_model
+from common.objectives import read_modalities
 from common.receipts import write_whole
 from common.releases import schema_of
 from common.secagg.errors import ProtocolError
@@ -94,7 +95,8 @@ def with_features(site: Site, config: Config, batch: Batch, cohort: str, *, rows
             through the encoder in parts of one shape.
         once: a record goes through an encoder once, for as long as nothing that its features depend on changes.
     """
-    names = [name for name in batch.values if is_named(f"encoder/{name}", config.model.frozen)]
+    read = read_modalities(config.objective.parts, batch.values)
+    names = [name for name in read if is_named(f"encoder/{name}", config.model.frozen)]
     for name in set(batch.values) - set(names):  # whoever left since would stay in it
         Shelf(site.features_path, name, cohort, "", None).path.unlink(missing_ok=True)
     if not names:

@@ -21,9 +21,11 @@ _FAMILIES = {
     "logits": "logit",
     "heads": "head",
     "projections": "projection",
+    "tellers": "teller",
+    "restorers": "restorer",
 }
 _SINGLE = {"fusion": "fusion", "bias": "bias"}
-_BY_MODALITY = ("encoder", "auxiliary", "logit", "projection")
+_BY_MODALITY = ("encoder", "auxiliary", "logit", "projection", "teller", "restorer")
 
 
 def module_key(name: str) -> str:
@@ -37,7 +39,7 @@ def block_of(parameter_name: str) -> str:
     Raises:
         ValueError: the name belongs to no family of blocks.
     """
-    family, _, rest = parameter_name.partition(".")
+    family, _, rest = parameter_name.removeprefix("parts.").partition(".")
     if family in _SINGLE and rest:
         return _SINGLE[family]
     name, closed, _ = rest.partition(">.")

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from common.config import Config
 from common.data.schema import Schema
-from common.objectives import Part, named_modalities
+from common.objectives import Part, named_modalities, read_modalities
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -70,6 +70,11 @@ def _check_parts(parts: tuple[Part, ...], schema: Schema) -> None:
                 raise ConfigError(
                     f"objective.parts: the site folders have {sorted(schema.modalities)}, {part.kind} names {name!r}"
                 )
+            if part.kind == "caption" and schema.modalities[name].kind != "text":
+                raise ConfigError(
+                    f"objective.parts: a caption tells a text, and {name} is {schema.modalities[name].kind}"
+                )
+    read_modalities(parts, schema.modalities)
 
 
 def _check_personal(config: Config, schema: Schema) -> None:

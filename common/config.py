@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from common.data.schema import Schema
-from common.objectives import NOT_PER_EXAMPLE, TASK_ONLY, Anchor, Part
+from common.objectives import (
+    NOT_PER_EXAMPLE,
+    TASK_ONLY,
+    Anchor,
+    MaskedTokens,
+    Part,
+    hidden,
+    named_modalities,
+    told,
+)
+from common.section import Section
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, strict about names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -71,7 +75,9 @@ class ObjectiveConfig(Section):
     kind: Literal["classification"] = Field(description="A task's own loss, and the parts that are added to it.")
     task: str = Field("", description="Task of the site folders to learn; may be left out where they describe one.")
     parts: tuple[Part, ...] = Field(
-        TASK_ONLY, min_length=1, description="What is added up: task, anchor; without privacy also infonce and siglip."
+        TASK_ONLY,
+        min_length=1,
+        description="Added up: task, anchor, masked_tokens, caption; without privacy infonce, siglip.",
     )
     auxiliary_weight: float = Field(0.3, ge=0, le=10, description="Weight of the per-modality auxiliary losses.")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance to hide a present modality in training.")
@@ -83,6 +89,12 @@ class ObjectiveConfig(Section):
     def _has_the_task(self) -> ObjectiveConfig:
         if [part.kind for part in self.parts].count("task") != 1:
             raise ValueError("objective.parts needs one part of kind task: it is what evaluation and audit measure")
+        for kind, names in (("caption", told(self.parts)), ("masked_tokens", hidden(self.parts))):
+            if len(set(names)) < len(names):
+                raise ValueError(f"objective.parts: one {kind} a modality, got {', '.join(names)}")
+        named = {name for part in self.parts if part.kind != "caption" for name in named_modalities(part)}
+        for name in sorted(named & set(told(self.parts))):
+            raise ValueError(f"objective.parts: {name} is told by a caption, so nothing else may read it")
         return self
 
 
@@ -240,6 +252,11 @@ class Config(Section):
                 raise ValueError(
                     f"objective.parts: anchor needs model.frozen to name encoder/{part.target}: with both sides"
                     " trained, a fixed bank is best served by one vector for everybody"
+                )
+            if isinstance(part, MaskedTokens) and is_named(f"encoder/{part.modality}", self.model.frozen):
+                raise ValueError(
+                    f"objective.parts: masked_tokens hides parts of {part.modality} from its encoder, and a frozen one"
+                    " has read them before"
                 )
 
     def _check_distributed(self) -> None:

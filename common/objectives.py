@@ -6,10 +6,12 @@ subject's clipped gradient bound what the subject can do, so only such parts may
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from common.section import Section
 
 NOT_PER_EXAMPLE = (
     "compares the records of a batch with each other, so that every record's gradient depends on all the others and"
@@ -18,10 +20,9 @@ NOT_PER_EXAMPLE = (
 )
 
 
-class _Part(BaseModel):
+class _Part(Section):
     """One summand: its weight, and how that changes with the rounds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     per_example: ClassVar[bool] = True
 
     weight: float = Field(1.0, gt=0, le=1000, description="How much the part counts.")
@@ -62,6 +63,25 @@ class Anchor(_Part):
         return self
 
 
+class MaskedTokens(_Part):
+    """Pieces of one modality are hidden, and asked for: a text's bytes by cross-entropy, others by squared error.
+
+    What is hidden is drawn a record and step anew, under privacy from the noise's own secret stream.
+    """
+
+    kind: Literal["masked_tokens"]
+    modality: str = Field(description="The modality of which pieces are hidden.")
+    chance: float = Field(0.3, gt=0, lt=1, description="Of one piece to be hidden.")
+
+
+class Caption(_Part):
+    """The text of one modality is told, byte by byte, from what the others say; the model never reads that modality."""
+
+    kind: Literal["caption"]
+    target: str = Field(description="The text modality that is told.")
+    layers: int = Field(1, ge=1, le=48, description="Layers of the decoder.")
+
+
 class InBatch(_Part):
     """Every record names its partner in another modality among the batch's others; all pairs of `modalities`."""
 
@@ -78,7 +98,7 @@ class InBatch(_Part):
         return self
 
 
-Part = Annotated[TaskLoss | Anchor | InBatch, Field(discriminator="kind")]
+Part = Annotated[TaskLoss | Anchor | MaskedTokens | Caption | InBatch, Field(discriminator="kind")]
 TASK_ONLY: tuple[Part, ...] = (TaskLoss(kind="task"),)  # type: ignore[call-arg]  # the fields have defaults
 
 
@@ -86,7 +106,33 @@ def named_modalities(part: Part) -> tuple[str, ...]:
     """The modalities that a part names."""
     if isinstance(part, Anchor):
         return (part.query, part.target)
+    if isinstance(part, MaskedTokens):
+        return (part.modality,)
+    if isinstance(part, Caption):
+        return (part.target,)
     return part.modalities if isinstance(part, InBatch) else ()
+
+
+def read_modalities(parts: tuple[Part, ...], modalities: Iterable[str]) -> tuple[str, ...]:
+    """The modalities that a model reads: all that it is not asked to tell.
+
+    Raises:
+        ValueError: none is left.
+    """
+    read = tuple(name for name in modalities if name not in told(parts))
+    if not read:
+        raise ValueError("objective.parts: captions tell every modality there is, and leave none to be read")
+    return read
+
+
+def told(parts: tuple[Part, ...]) -> tuple[str, ...]:
+    """The modalities that are told, and so not read."""
+    return tuple(part.target for part in parts if isinstance(part, Caption))
+
+
+def hidden(parts: tuple[Part, ...]) -> tuple[str, ...]:
+    """The modalities of which pieces are hidden."""
+    return tuple(part.modality for part in parts if isinstance(part, MaskedTokens))
 
 
 def in_round(parts: tuple[Part, ...], round: int) -> tuple[Part, ...]:

@@ -24,6 +24,7 @@ from common.data.schema import TaskSpec
 from common.fairness.table import conditions_of
 from common.messages import Task
 from common.models.loss import scores
+from common.objectives import read_modalities
 from common.reports.record import ConditionTest, ExactTest, SiteTest
 from server.state import Arrays
 
@@ -144,7 +145,8 @@ def exact_test(bench: Bench, weights: Arrays) -> ExactTest:
     together = pooled(by_site).figures
     accuracies = [figures["accuracy"] for figures in found.values() if "accuracy" in figures]
     conditions = {}
-    for condition in conditions_of(tuple(bench.batches[0].values)):
+    objective = bench.works[0].agreement.config.objective
+    for condition in conditions_of(read_modalities(objective.parts, bench.batches[0].values)):
         under = pooled(bench.score(weights, condition.keep)).figures
         conditions[condition.name] = ConditionTest(under.get("accuracy"), under.get("auroc"), under)
     return ExactTest(
