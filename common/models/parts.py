@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -19,6 +19,9 @@ from common.models.fusion import pooled
 from common.models.outputs import Heard, Paired, Told
 from common.models.told import Restorer, Teller
 from common.objectives import Anchor, Caption, InBatch, MaskedTokens, Part
+
+Encode = Callable[[str, Batch], tuple[Tensor, Tensor]]
+"""How a model makes tokens, and their mask, of one modality of a batch."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,16 @@ class Strangers(nn.Module):
         super().__init__()
         values = example_values(schema.modalities[part.target], part.bank, torch.Generator().manual_seed(0))
         self.register_buffer("values", values, persistent=False)
+        self._target = part.target
 
-    def forward(self, encoder: nn.Module) -> Tensor:
+    def forward(self, encode: Encode) -> Tensor:
         """The mean token of each, [stranger, width]."""
-        values = self.get_buffer("values")
+        values, name = self.get_buffer("values"), self._target
+        there = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        rows = torch.arange(len(values), device=values.device)
+        batch = Batch({name: values}, {name: there}, {name: torch.zeros_like(there, dtype=torch.float32)}, {}, {}, rows)
         with torch.no_grad():
-            return pooled(*encoder(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)))
+            return pooled(*encode(name, batch))
 
 
 class ObjectiveParts(nn.Module):
@@ -93,14 +100,13 @@ class ObjectiveParts(nn.Module):
         }
         return replace(batch, values=batch.values | hidden) if hidden else batch
 
-    def forward(self, seen: Seen, encoders: nn.ModuleDict) -> tuple[Heard, ...]:
+    def forward(self, seen: Seen, encode: Encode) -> tuple[Heard, ...]:
         """For each part, in order, what its loss looks at."""
-        return tuple(self._heard(place, part, seen, encoders) for place, part in enumerate(self._parts))
+        return tuple(self._heard(place, part, seen, encode) for place, part in enumerate(self._parts))
 
-    def _heard(self, place: int, part: Part, seen: Seen, encoders: nn.ModuleDict) -> Heard:
+    def _heard(self, place: int, part: Part, seen: Seen, encode: Encode) -> Heard:
         if isinstance(part, Anchor):
-            strangers = self.strangers[str(place)](encoders[module_key(part.target)])
-            return (self._anchored(part, seen, strangers),)
+            return (self._anchored(part, seen, self.strangers[str(place)](encode)),)
         if isinstance(part, InBatch):
             return self._brought_together(part, seen)
         if isinstance(part, Caption):

@@ -68,5 +68,5 @@ class TransformerModel(nn.Module):
         if auxiliary:
             each = torch.stack([auxiliary[name] for name in self._with_auxiliary], dim=1)
             logits = logits + pooled(each, torch.stack([present[name] for name in self._with_auxiliary], dim=1))
-        heard = self.parts(Seen(batch, tokens, masks, fused), self.encoders) if self.training else ()
+        heard = self.parts(Seen(batch, tokens, masks, fused), self._encode) if self.training else ()
         return Outputs(logits, auxiliary, present, heard)
