@@ -8,16 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from common.data.schema import Schema
-from common.objectives import (
-    NOT_PER_EXAMPLE,
-    TASK_ONLY,
-    Anchor,
-    MaskedTokens,
-    Part,
-    hidden,
-    named_modalities,
-    told,
-)
+from common.objectives import TASK_ONLY, Part, check_parts, check_setting
 from common.section import Section
 
 Positive = Annotated[float, Field(gt=0)]
@@ -86,15 +77,8 @@ class ObjectiveConfig(Section):
     batch_subjects: int = Field(64, ge=1, description="Expected subjects a step where privacy is off.")
 
     @model_validator(mode="after")
-    def _has_the_task(self) -> ObjectiveConfig:
-        if [part.kind for part in self.parts].count("task") != 1:
-            raise ValueError("objective.parts needs one part of kind task: it is what evaluation and audit measure")
-        for kind, names in (("caption", told(self.parts)), ("masked_tokens", hidden(self.parts))):
-            if len(set(names)) < len(names):
-                raise ValueError(f"objective.parts: one {kind} a modality, got {', '.join(names)}")
-        named = {name for part in self.parts if part.kind != "caption" for name in named_modalities(part)}
-        for name in sorted(named & set(told(self.parts))):
-            raise ValueError(f"objective.parts: {name} is told by a caption, so nothing else may read it")
+    def _consistent(self) -> ObjectiveConfig:
+        check_parts(self.parts)
         return self
 
 
@@ -234,30 +218,10 @@ class Config(Section):
             raise ValueError("data=folders needs data.root=DIR, the directory that holds one folder per site")
         if self.model.frozen and self.model.kind != "transformer":
             raise ValueError(f"model.frozen needs model=transformer, which has encoders, got {self.model.kind}")
-        self._check_parts()
+        check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen)
         if self.privacy.kind == "distributed":
             self._check_distributed()
         return self
-
-    def _check_parts(self) -> None:
-        """What clipping cannot bound is no objective under privacy; what can only collapse is none at all."""
-        from common.blocks import is_named  # noqa: PLC0415  (numpy: not before a configuration is checked)
-
-        for part in self.objective.parts:
-            if not part.per_example and self.privacy.kind != "none":
-                raise ValueError(f"objective.parts: {part.kind} {NOT_PER_EXAMPLE}")
-            if part.kind != "task" and self.model.kind != "transformer":
-                raise ValueError(f"objective.parts: {part.kind} needs model=transformer, got {self.model.kind}")
-            if isinstance(part, Anchor) and not is_named(f"encoder/{part.target}", self.model.frozen):
-                raise ValueError(
-                    f"objective.parts: anchor needs model.frozen to name encoder/{part.target}: with both sides"
-                    " trained, a fixed bank is best served by one vector for everybody"
-                )
-            if isinstance(part, MaskedTokens) and is_named(f"encoder/{part.modality}", self.model.frozen):
-                raise ValueError(
-                    f"objective.parts: masked_tokens hides parts of {part.modality} from its encoder, and a frozen one"
-                    " has read them before"
-                )
 
     def _check_distributed(self) -> None:
         """Noise that the sites share out protects nothing outside the secure sum: not what leaves, not what stays."""

@@ -6,7 +6,7 @@ subject's clipped gradient bound what the subject can do, so only such parts may
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -100,6 +100,48 @@ class InBatch(_Part):
 
 Part = Annotated[TaskLoss | Anchor | MaskedTokens | Caption | InBatch, Field(discriminator="kind")]
 TASK_ONLY: tuple[Part, ...] = (TaskLoss(kind="task"),)  # type: ignore[call-arg]  # the fields have defaults
+
+
+def check_parts(parts: tuple[Part, ...]) -> None:
+    """Refuse parts that do not go together.
+
+    Raises:
+        ValueError: the sentence says which.
+    """
+    if [part.kind for part in parts].count("task") != 1:
+        raise ValueError("objective.parts needs one part of kind task: it is what evaluation and audit measure")
+    for kind, names in (("caption", told(parts)), ("masked_tokens", hidden(parts))):
+        if len(set(names)) < len(names):
+            raise ValueError(f"objective.parts: one {kind} a modality, got {', '.join(names)}")
+    for part in parts:
+        for name in set(named_modalities(part)) & set(told(parts)):
+            if part.kind != "caption":
+                raise ValueError(f"objective.parts: {name} is told by a caption, so {part.kind} may not read it")
+
+
+def check_setting(parts: tuple[Part, ...], privacy: str, model: str, frozen: Sequence[str]) -> None:
+    """Refuse parts that a run cannot have: what clipping cannot bound, and what could only collapse or look.
+
+    Raises:
+        ValueError: the sentence says which, and why.
+    """
+    from common.blocks import is_named  # noqa: PLC0415  (numpy: not before a configuration is checked)
+
+    for part in parts:
+        if not part.per_example and privacy != "none":
+            raise ValueError(f"objective.parts: {part.kind} {NOT_PER_EXAMPLE}")
+        if part.kind != "task" and model != "transformer":
+            raise ValueError(f"objective.parts: {part.kind} needs model=transformer, got {model}")
+        if isinstance(part, Anchor) and not is_named(f"encoder/{part.target}", frozen):
+            raise ValueError(
+                f"objective.parts: anchor needs model.frozen to name encoder/{part.target}: with both sides trained, a"
+                " fixed bank is best served by one vector for everybody"
+            )
+        if isinstance(part, MaskedTokens) and is_named(f"encoder/{part.modality}", frozen):
+            raise ValueError(
+                f"objective.parts: masked_tokens hides pieces of {part.modality} from its encoder, and a frozen one has"
+                " read them before"
+            )
 
 
 def named_modalities(part: Part) -> tuple[str, ...]:

@@ -198,6 +198,9 @@ def test_an_anchor_that_both_sides_could_walk_away_with_is_refused() -> None:
     assert compose([*run, "model.frozen=[encoder/ecg]"]).objective.parts[1].per_example
     with pytest.raises(ConfigError, match="model=transformer"):
         compose([*run, "model=additive"])
+    run = asking({"kind": "task"}, {"kind": "masked_tokens", "modality": "ecg"})
+    with pytest.raises(ConfigError, match="a frozen one has read them before"):
+        compose([*run, "model.frozen=[encoder/ecg]"])
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ def test_an_anchor_that_both_sides_could_walk_away_with_is_refused() -> None:
         ([{"kind": "task"}, {"kind": "caption", "target": "a"}, {"kind": "caption", "target": "a"}], "one caption a"),
         (
             [{"kind": "task"}, {"kind": "caption", "target": "a"}, {"kind": "masked_tokens", "modality": "a"}],
-            "a is told by a caption",
+            "a is told by a caption, so masked_tokens may not read it",
         ),
     ],
 )
