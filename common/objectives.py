@@ -7,6 +7,7 @@ subject's clipped gradient bound what the subject can do, so only such parts may
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -56,6 +57,11 @@ class Anchor(_Part):
     bank: int = Field(64, ge=1, le=4096, description="Made-up records.")
     temperature: float = Field(0.1, ge=0.01, le=10)
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The two modalities."""
+        return ((self.query, self.target),)
+
     @model_validator(mode="after")
     def _two(self) -> Anchor:
         if self.query == self.target:
@@ -90,6 +96,11 @@ class InBatch(_Part):
     kind: Literal["infonce", "siglip"]
     modalities: tuple[str, ...] = Field(min_length=2, description="The modalities that are brought together.")
     temperature: float = Field(0.1, ge=0.01, le=10)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every two of the modalities, in the order in which a model pairs them."""
+        return tuple(combinations(self.modalities, 2))
 
     @model_validator(mode="after")
     def _each_once(self) -> InBatch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -127,8 +126,7 @@ class ObjectiveParts(nn.Module):
     def _brought_together(self, part: InBatch, seen: Seen) -> tuple[Paired, ...]:
         sides = {name: _unit(self.projections[module_key(name)](seen.mean(name))) for name in part.modalities}
         return tuple(
-            Paired(sides[one], sides[other], seen.present(one) & seen.present(other))
-            for one, other in combinations(part.modalities, 2)
+            Paired(sides[one], sides[other], seen.present(one) & seen.present(other)) for one, other in part.pairs
         )
 
     def _restored(self, name: str, seen: Seen) -> Told:
