@@ -84,6 +84,7 @@ def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: 
     before = flatten(model, blocks)
     labelled = labelled_rows(batch, training)
     if plan is None:
+        model.train()
         _descend(model, training, _plain_gradients(model, labelled, training))
     else:
         with per_row_gradients(model):

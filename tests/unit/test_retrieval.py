@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from client.train import LocalTraining, train_round
+from common.data.batch import Batch
+from common.models.model import build_model
 from common.models.outputs import Paired
+from common.privacy.noise import test_noise as noise_of_test
 from simulations.retrieval import Ranks, ranks_of, together
-from tests.example_models import ANCHOR, Recipe, model_of, part_of, ragged_batch
+from tests.example_models import ANCHOR, SCHEMA, TASK, Recipe, config_of, model_of, part_of, ragged_batch
 
 
 def test_ranks_are_those_of_a_full_sort_and_ties_count_half() -> None:
@@ -46,3 +52,31 @@ def test_every_learnt_direction_is_ranked_and_a_lone_task_has_none(part: object)
         a, b = name.split(">")
         assert len(places) == int((batch.mask[a].any(dim=1) & batch.mask[b].any(dim=1)).sum())
     assert ranks_of(model_of(Recipe()), batch, Recipe().all_parts).figures == {}
+
+
+def twins(rows: int, seed: int) -> Batch:
+    """Records whose labs and ecg both follow from the same four hidden numbers."""
+    batch, random = ragged_batch((1,) * rows, presence=1.0, time=1), torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, 4, generator=random)
+    values = dict(batch.values)
+    for name, mixing in (("labs", 1), ("ecg", 2)):
+        width = batch.values[name].shape[2]
+        mixed = hidden @ torch.randn(4, width, generator=torch.Generator().manual_seed(mixing))
+        values[name] = mixed.unsqueeze(1)
+    return replace(batch, values=values)
+
+
+@pytest.mark.parametrize(("related", "least", "most"), [(True, 0.3, 1.0), (False, 0.0, 0.25)])
+def test_an_anchor_learns_to_find_partners_where_there_is_something_to_find(
+    *, related: bool, least: float, most: float
+) -> None:
+    recipe = Recipe(parts=(part_of(kind="anchor", query="labs", target="ecg"),), frozen=("encoder/ecg",))
+    model, learnt, held_out = build_model(config_of(recipe), SCHEMA, seed=0), twins(1000, 1), twins(50, 2)
+    if not related:
+        learnt = replace(learnt, values=learnt.values | {"ecg": learnt.values["ecg"].roll(1, dims=0)})
+    assert ranks_of(model, held_out, recipe.all_parts).figures["recall@5/labs>ecg"] < 0.25
+    training = LocalTraining(TASK, 0.3, 0.0, 0.5, 0.0, 0.0, 150, 128, 0, "here", 1, None, parts=recipe.all_parts)
+    train_round(model, learnt, training, noise_of_test(0, "here", 1, "training"))
+    found = ranks_of(model, held_out, recipe.all_parts).figures
+    assert found["gallery/labs>ecg"] == 50
+    assert least <= found["recall@5/labs>ecg"] <= most
