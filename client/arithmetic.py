@@ -24,8 +24,10 @@ from common.compose import validate
 from common.config import Config
 from common.data.batch import Batch, example_values, masked, parts_of, take
 from common.data.labels import example_labels
+from common.data.pieces import num_pieces
 from common.models.backbones.backbone import Backbone
 from common.models.model import build_model
+from common.objectives import hidden
 from common.releases import schema_of
 
 _SPREAD = 1.0
@@ -112,4 +114,8 @@ def synthetic_batch(config: Config, rows: int, *, presence: float = 1 / 2) -> Ba
             backbone = cast("Backbone", build_model(config, schema, seed=config.seed).get_submodule(part))
             seen, _ = backbone.places(mask[name], seconds[name])
             encoded[name] = masked(torch.randn(*seen.shape, backbone.width, generator=random), seen)
-    return Batch(values, mask, seconds, labels, attributes, torch.arange(rows), encoded)
+    concealed = {
+        name: torch.rand(rows, num_pieces(schema.modalities[name]), generator=random) < 1 / 2
+        for name in hidden(config.objective.parts)
+    }
+    return Batch(values, mask, seconds, labels, attributes, torch.arange(rows), encoded, concealed)

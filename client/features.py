@@ -34,6 +34,7 @@ from common.data.batch import Batch, nobodys_row, parts_of, take
 from common.files import write_whole
 from common.models.backbones.options import BackboneOptions
 from common.models.model import build_model
+from common.objectives import read_modalities
 from common.releases import schema_of
 from common.secagg.errors import ProtocolError
 from common.secagg.keys import KEY_BYTES, seal, unseal
@@ -97,7 +98,8 @@ def with_features(site: Site, config: Config, batch: Batch, cohort: str, *, rows
             through an encoder in parts of one shape, through a pretrained network one by one.
         once: a record goes through an encoder once, for as long as nothing that its features depend on changes.
     """
-    frozen = {name: part for name in batch.values if (part := frozen_part(config, name)) is not None}
+    read = read_modalities(config.objective.parts, batch.values)
+    frozen = {name: part for name in read if (part := frozen_part(config, name)) is not None}
     for name in set(batch.values) - set(frozen):  # whoever left since would stay in it
         Shelf(site.features_path, name, cohort, "", None).path.unlink(missing_ok=True)
     if not frozen:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from client.dp import Clipping, Engine, clipped_sum, per_row_gradients
+from client.hiding import NOTHING_HIDDEN, Hiding, Uniforms, conceal, hiding_of
 from common.blocks import blocks_of, flatten
 from common.config import Config
-from common.data.batch import Batch, masked, take
+from common.data.batch import Batch, take
 from common.data.labels import is_labelled
 from common.models.loss import row_losses
 from common.objectives import TASK_ONLY, Part, in_round
@@ -36,6 +37,7 @@ class LocalTraining:
         engine: what computes per-subject gradients under a plan.
         plan: sampling, clipping, noise and divisor of every step; None: no privacy.
         parts: the objective's, with the weights of this round.
+        hiding: what else than whole modalities a step hides.
     """
 
     task: str
@@ -53,6 +55,7 @@ class LocalTraining:
     rows: int = 0
     engine: Engine = "bookkeeping"
     parts: tuple[Part, ...] = TASK_ONLY
+    hiding: Hiding = NOTHING_HIDDEN
 
 
 def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:
@@ -81,6 +84,7 @@ def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: 
     before = flatten(model, blocks)
     labelled = labelled_rows(batch, training)
     if plan is None:
+        model.train()
         _descend(model, training, _plain_gradients(model, labelled, training))
     else:
         with per_row_gradients(model):
@@ -127,6 +131,7 @@ def training_of(
         rows=rows,
         engine=config.privacy.engine,
         parts=in_round(config.objective.parts, round),
+        hiding=hiding_of(config),
     )
 
 
@@ -171,10 +176,8 @@ def draw_sample(batch: Batch, training: LocalTraining, noise: NoiseSource, step:
     subjects, subject_of_row = torch.unique(batch.subjects, return_inverse=True)
     drawn = poisson_draw(noise, f"sampling/{step}", len(subjects), rate=training.plan.sampling_rate)
     sample = take(batch, drawn[subject_of_row])
-    if not training.modality_dropout:
-        return sample
-    uniforms = noise.uniform(f"dropout/{step}", len(sample) * len(sample.mask))
-    return drop_modalities(sample, training.modality_dropout, uniforms)
+    uniforms: Uniforms = lambda label, size: noise.uniform(f"{label}/{step}", size)  # noqa: E731
+    return conceal(sample, training.modality_dropout, training.hiding, uniforms)
 
 
 def poisson_draw(noise: NoiseSource, label: str, num_subjects: int, *, rate: float) -> Tensor:
@@ -217,9 +220,8 @@ def _plain_gradients(model: nn.Module, batch: Batch, training: LocalTraining) ->
         drawn[waiting[: training.batch_subjects]] = True
         waiting = waiting[training.batch_subjects :]
         sample = take(batch, torch.from_numpy(drawn)[subject_of_row])
-        if training.modality_dropout:
-            uniforms = random.random(len(sample) * len(sample.mask))
-            sample = drop_modalities(sample, training.modality_dropout, uniforms)
+        yet_hidden: Uniforms = lambda _label, size: random.random(size)  # noqa: E731
+        sample = conceal(sample, training.modality_dropout, training.hiding, yet_hidden)
         loss = _mean_loss(model, sample, training)
         found = torch.autograd.grad(loss, list(parameters.values()))
         yield dict(zip(parameters, found, strict=True))
@@ -231,22 +233,3 @@ def _mean_loss(model: nn.Module, sample: Batch, training: LocalTraining) -> Tens
     losses = row_losses(model, sample, task=training.task, auxiliary_weight=weight, parts=parts)
     _, place, counts = torch.unique(sample.subjects, return_inverse=True, return_counts=True)
     return torch.sum(losses / counts[place]) / len(counts)
-
-
-def drop_modalities(batch: Batch, chance: float, uniforms: np.ndarray) -> Batch:
-    """Hide each present modality of each row with a chance; a row that would lose all keeps all.
-
-    Args:
-        batch: rows.
-        chance: of one modality of one row to be hidden.
-        uniforms: [row * modality] draws in [0, 1), row by row.
-
-    Guarantees:
-        per row: what is hidden in a row depends on that row and its own draws only.
-    """
-    stays = torch.from_numpy(uniforms.reshape(len(batch), len(batch.mask)) >= chance)
-    left = {name: seen & stays[:, [place]] for place, (name, seen) in enumerate(batch.mask.items())}
-    some = torch.stack([seen.any(dim=1) for seen in left.values()], dim=1).any(dim=1, keepdim=True)
-    mask = {name: torch.where(some, left[name], seen) for name, seen in batch.mask.items()}
-    values = {name: masked(value, mask[name]) for name, value in batch.values.items()}
-    return replace(batch, values=values, mask=mask)

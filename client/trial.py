@@ -17,6 +17,7 @@ from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
 from client.arithmetic import synthetic_batch, synthetic_model
+from client.hiding import NOTHING_HIDDEN
 from client.step_audit import fresh, nobody, own_step, plan_of
 from client.train import LocalTraining, draw_sample, train_round
 from common.blocks import blocks_of, flatten, load
@@ -88,7 +89,9 @@ def trial_of(config: Config, training: LocalTraining, honest: int) -> Trial:
     values = {name: masked(value, mask[name]) for name, value in whole.values.items()}
     rows = replace(whole, values=values, mask=mask, subjects=subjects)
     rows = take(rows, torch.tensor(_RECORD_OF_ROW))
-    calm = replace(training, steps=1, plan=plan, modality_dropout=0.0)
+    calm = replace(
+        training, steps=1, plan=plan, modality_dropout=0.0, hiding=NOTHING_HIDDEN
+    )  # the rows say what is hidden
     return Trial(synthetic_model(config, spread=_SPREAD), rows, calm, plan, honest)
 
 

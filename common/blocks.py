@@ -22,9 +22,11 @@ _FAMILIES = {
     "logits": "logit",
     "heads": "head",
     "projections": "projection",
+    "tellers": "teller",
+    "restorers": "restorer",
 }
 _SINGLE = {"fusion": "fusion", "bias": "bias"}
-_BY_MODALITY = ("encoder", "backbone", "adapter", "auxiliary", "logit", "projection")
+_BY_MODALITY = ("encoder", "backbone", "adapter", "auxiliary", "logit", "projection", "teller", "restorer")
 # What is trained inside a frozen backbone is a block of its own: these parts of a parameter's name say so.
 _ADAPTERS = {"lora_A", "lora_B", "bottleneck_down", "bottleneck_up"}
 
@@ -40,7 +42,7 @@ def block_of(parameter_name: str) -> str:
     Raises:
         ValueError: the name belongs to no family of blocks.
     """
-    family, _, rest = parameter_name.partition(".")
+    family, _, rest = parameter_name.removeprefix("parts.").partition(".")
     if family in _SINGLE and rest:
         return _SINGLE[family]
     name, closed, _ = rest.partition(">.")

@@ -16,7 +16,7 @@ from common.data.schema import Schema
 from common.models.backbones.files import refuse_other_bytes
 from common.models.backbones.options import BackboneOptions
 from common.models.encoders.options import EncoderOptions
-from common.objectives import Part, named_modalities
+from common.objectives import Part, named_modalities, read_modalities
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -75,6 +75,11 @@ def _check_parts(parts: tuple[Part, ...], schema: Schema) -> None:
                 raise ConfigError(
                     f"objective.parts: the site folders have {sorted(schema.modalities)}, {part.kind} names {name!r}"
                 )
+            if part.kind == "caption" and schema.modalities[name].kind != "text":
+                raise ConfigError(
+                    f"objective.parts: a caption tells a text, and {name} is {schema.modalities[name].kind}"
+                )
+    read_modalities(parts, schema.modalities)
 
 
 def _check_personal(config: Config, schema: Schema) -> None:

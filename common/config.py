@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from common.data.schema import PlainName, Schema
 from common.models.encoders.options import EncoderOptions
-from common.objectives import NOT_PER_EXAMPLE, TASK_ONLY, Anchor, Part
+from common.objectives import TASK_ONLY, Part, check_parts, check_setting
 from common.section import Section
 
 Positive = Annotated[float, Field(gt=0)]
@@ -108,7 +108,9 @@ class ObjectiveConfig(Section):
     kind: Literal["classification"] = Field(description="A task's own loss, and the parts that are added to it.")
     task: str = Field("", description="Task of the site folders to learn; may be left out where they describe one.")
     parts: tuple[Part, ...] = Field(
-        TASK_ONLY, min_length=1, description="What is added up: task, anchor; without privacy also infonce and siglip."
+        TASK_ONLY,
+        min_length=1,
+        description="Added up: task, anchor, masked_tokens, caption; without privacy infonce, siglip.",
     )
     auxiliary_weight: float = Field(0.3, ge=0, le=10, description="Weight of the per-modality auxiliary losses.")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance to hide a present modality in training.")
@@ -117,9 +119,8 @@ class ObjectiveConfig(Section):
     batch_subjects: int = Field(64, ge=1, description="Expected subjects a step where privacy is off.")
 
     @model_validator(mode="after")
-    def _has_the_task(self) -> ObjectiveConfig:
-        if [part.kind for part in self.parts].count("task") != 1:
-            raise ValueError("objective.parts needs one part of kind task: it is what evaluation and audit measure")
+    def _consistent(self) -> ObjectiveConfig:
+        check_parts(self.parts)
         return self
 
 
@@ -263,25 +264,10 @@ class Config(Section):
             raise ValueError("model.precision=bfloat16 needs privacy.engine=bookkeeping, which sums exact gradients")
         if self.model.encoders and self.model.kind != "transformer":
             raise ValueError(f"model.encoders needs model=transformer, which has encoders, got {self.model.kind}")
-        self._check_parts()
+        check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen)
         if self.privacy.kind == "distributed":
             self._check_distributed()
         return self
-
-    def _check_parts(self) -> None:
-        """What clipping cannot bound is no objective under privacy; what can only collapse is none at all."""
-        from common.blocks import is_named  # noqa: PLC0415  (numpy: not before a configuration is checked)
-
-        for part in self.objective.parts:
-            if not part.per_example and self.privacy.kind != "none":
-                raise ValueError(f"objective.parts: {part.kind} {NOT_PER_EXAMPLE}")
-            if part.kind != "task" and self.model.kind != "transformer":
-                raise ValueError(f"objective.parts: {part.kind} needs model=transformer, got {self.model.kind}")
-            if isinstance(part, Anchor) and not is_named(f"encoder/{part.target}", self.model.frozen):
-                raise ValueError(
-                    f"objective.parts: anchor needs model.frozen to name encoder/{part.target}: with both sides"
-                    " trained, a fixed bank is best served by one vector for everybody"
-                )
 
     def _check_distributed(self) -> None:
         """Noise that the sites share out protects nothing outside the secure sum: not what leaves, not what stays."""

@@ -6,10 +6,13 @@ subject's clipped gradient bound what the subject can do, so only such parts may
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from common.section import Section
 
 NOT_PER_EXAMPLE = (
     "compares the records of a batch with each other, so that every record's gradient depends on all the others and"
@@ -18,10 +21,9 @@ NOT_PER_EXAMPLE = (
 )
 
 
-class _Part(BaseModel):
+class _Part(Section):
     """One summand: its weight, and how that changes with the rounds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     per_example: ClassVar[bool] = True
 
     weight: float = Field(1.0, gt=0, le=1000, description="How much the part counts.")
@@ -55,11 +57,35 @@ class Anchor(_Part):
     bank: int = Field(64, ge=1, le=4096, description="Made-up records.")
     temperature: float = Field(0.1, ge=0.01, le=10)
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The two modalities."""
+        return ((self.query, self.target),)
+
     @model_validator(mode="after")
     def _two(self) -> Anchor:
         if self.query == self.target:
             raise ValueError(f"query and target must be two modalities, got {self.query} twice")
         return self
+
+
+class MaskedTokens(_Part):
+    """Pieces of one modality are hidden, and asked for: a text's bytes by cross-entropy, others by squared error.
+
+    What is hidden is drawn a record and step anew, under privacy from the noise's own secret stream.
+    """
+
+    kind: Literal["masked_tokens"]
+    modality: str = Field(description="The modality of which pieces are hidden.")
+    chance: float = Field(0.3, gt=0, lt=1, description="Of one piece to be hidden.")
+
+
+class Caption(_Part):
+    """The text of one modality is told, byte by byte, from what the others say; the model never reads that modality."""
+
+    kind: Literal["caption"]
+    target: str = Field(description="The text modality that is told.")
+    layers: int = Field(1, ge=1, le=48, description="Layers of the decoder.")
 
 
 class InBatch(_Part):
@@ -71,6 +97,11 @@ class InBatch(_Part):
     modalities: tuple[str, ...] = Field(min_length=2, description="The modalities that are brought together.")
     temperature: float = Field(0.1, ge=0.01, le=10)
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every two of the modalities, in the order in which a model pairs them."""
+        return tuple(combinations(self.modalities, 2))
+
     @model_validator(mode="after")
     def _each_once(self) -> InBatch:
         if len(set(self.modalities)) < len(self.modalities):
@@ -78,15 +109,83 @@ class InBatch(_Part):
         return self
 
 
-Part = Annotated[TaskLoss | Anchor | InBatch, Field(discriminator="kind")]
+Part = Annotated[TaskLoss | Anchor | MaskedTokens | Caption | InBatch, Field(discriminator="kind")]
 TASK_ONLY: tuple[Part, ...] = (TaskLoss(kind="task"),)  # type: ignore[call-arg]  # the fields have defaults
+
+
+def check_parts(parts: tuple[Part, ...]) -> None:
+    """Refuse parts that do not go together.
+
+    Raises:
+        ValueError: the sentence says which.
+    """
+    if [part.kind for part in parts].count("task") != 1:
+        raise ValueError("objective.parts needs one part of kind task: it is what evaluation and audit measure")
+    for kind, names in (("caption", told(parts)), ("masked_tokens", hidden(parts))):
+        if len(set(names)) < len(names):
+            raise ValueError(f"objective.parts: one {kind} a modality, got {', '.join(names)}")
+    for part in parts:
+        for name in set(named_modalities(part)) & set(told(parts)):
+            if part.kind != "caption":
+                raise ValueError(f"objective.parts: {name} is told by a caption, so {part.kind} may not read it")
+
+
+def check_setting(parts: tuple[Part, ...], privacy: str, model: str, frozen: Sequence[str]) -> None:
+    """Refuse parts that a run cannot have: what clipping cannot bound, and what could only collapse or look.
+
+    Raises:
+        ValueError: the sentence says which, and why.
+    """
+    from common.blocks import is_named  # noqa: PLC0415  (numpy: not before a configuration is checked)
+
+    for part in parts:
+        if not part.per_example and privacy != "none":
+            raise ValueError(f"objective.parts: {part.kind} {NOT_PER_EXAMPLE}")
+        if part.kind != "task" and model != "transformer":
+            raise ValueError(f"objective.parts: {part.kind} needs model=transformer, got {model}")
+        if isinstance(part, Anchor) and not is_named(f"encoder/{part.target}", frozen):
+            raise ValueError(
+                f"objective.parts: anchor needs model.frozen to name encoder/{part.target}: with both sides trained, a"
+                " fixed bank is best served by one vector for everybody"
+            )
+        if isinstance(part, MaskedTokens) and is_named(f"encoder/{part.modality}", frozen):
+            raise ValueError(
+                f"objective.parts: masked_tokens hides pieces of {part.modality} from its encoder, and a frozen one has"
+                " read them before"
+            )
 
 
 def named_modalities(part: Part) -> tuple[str, ...]:
     """The modalities that a part names."""
     if isinstance(part, Anchor):
         return (part.query, part.target)
+    if isinstance(part, MaskedTokens):
+        return (part.modality,)
+    if isinstance(part, Caption):
+        return (part.target,)
     return part.modalities if isinstance(part, InBatch) else ()
+
+
+def read_modalities(parts: tuple[Part, ...], modalities: Iterable[str]) -> tuple[str, ...]:
+    """The modalities that a model reads: all that it is not asked to tell.
+
+    Raises:
+        ValueError: none is left.
+    """
+    read = tuple(name for name in modalities if name not in told(parts))
+    if not read:
+        raise ValueError("objective.parts: captions tell every modality there is, and leave none to be read")
+    return read
+
+
+def told(parts: tuple[Part, ...]) -> tuple[str, ...]:
+    """The modalities that are told, and so not read."""
+    return tuple(part.target for part in parts if isinstance(part, Caption))
+
+
+def hidden(parts: tuple[Part, ...]) -> tuple[str, ...]:
+    """The modalities of which pieces are hidden."""
+    return tuple(part.modality for part in parts if isinstance(part, MaskedTokens))
 
 
 def in_round(parts: tuple[Part, ...], round: int) -> tuple[Part, ...]:

@@ -14,6 +14,7 @@ from common.config import Config
 from common.data.normalise import normalisation_length, normalisation_sensitivity
 from common.data.schema import Schema
 from common.fairness.table import TableLayout, audit_layout, evaluation_layout, l2_sensitivity
+from common.objectives import read_modalities
 
 FIXED_POINT = 1024.0
 
@@ -45,8 +46,10 @@ def schema_of(config: Config) -> Schema:
 
 
 def table_layout(config: Config, purpose: str) -> TableLayout:
-    """The layout of the evaluation's or the audit's table."""
+    """The layout of the evaluation's or the audit's table; its conditions are about the modalities that are read."""
     schema = schema_of(config)
+    read = read_modalities(config.objective.parts, schema.modalities)
+    schema = schema.model_copy(update={"modalities": {name: schema.modalities[name] for name in read}})
     if purpose == "evaluation":
         return evaluation_layout(schema, task=config.objective.task, bins=config.audit.score_bins)
     return audit_layout(

@@ -24,8 +24,10 @@ from common.data.schema import TaskSpec
 from common.fairness.table import conditions_of
 from common.messages import Task
 from common.models.loss import scores
+from common.objectives import read_modalities
 from common.reports.record import ConditionTest, ExactTest, SiteTest
 from server.state import Arrays
+from simulations.retrieval import Ranks, ranks_of, together
 
 _EVEN = 0.5
 Figures = dict[str, float]
@@ -119,6 +121,15 @@ class Bench:
             found[work.site.name] = Measured(task, batch.labels[name][known].numpy(), answers[known].numpy())
         return found
 
+    def ranks(self, weights: Arrays) -> dict[str, Ranks]:
+        """Rank every site's held-out records, each in its own site's gallery."""
+        found = {}
+        for work, batch in zip(self.works, self.batches, strict=True):
+            model = work.model()
+            load(model, weights)
+            found[work.site.name] = ranks_of(model, batch, work.agreement.config.objective.parts)
+        return found
+
 
 def open_bench(sites: tuple[Site, ...], run: str, released: Arrays) -> Bench:
     """Read every site's held-out records, scaled as the run scales them."""
@@ -140,22 +151,24 @@ def pooled(measured: Mapping[str, Measured]) -> Measured:
 def exact_test(bench: Bench, weights: Arrays) -> ExactTest:
     """Measure the final model: pooled, by site, and under every modality condition."""
     by_site = bench.score(weights)
-    found = {name: item.figures for name, item in by_site.items()}
-    together = pooled(by_site).figures
+    ranks = bench.ranks(weights)
+    found = {name: item.figures | ranks[name].figures for name, item in by_site.items()}
+    overall = pooled(by_site).figures
     accuracies = [figures["accuracy"] for figures in found.values() if "accuracy" in figures]
     conditions = {}
-    for condition in conditions_of(tuple(bench.batches[0].values)):
+    objective = bench.works[0].agreement.config.objective
+    for condition in conditions_of(read_modalities(objective.parts, bench.batches[0].values)):
         under = pooled(bench.score(weights, condition.keep)).figures
         conditions[condition.name] = ConditionTest(under.get("accuracy"), under.get("auroc"), under)
     return ExactTest(
         num_subjects=sum(len(set(batch.subjects.tolist())) for batch in bench.batches),
-        pooled_accuracy=together.get("accuracy"),
+        pooled_accuracy=overall.get("accuracy"),
         site_mean_accuracy=float(np.mean(accuracies)) if accuracies else None,
-        auroc=together.get("auroc"),
+        auroc=overall.get("auroc"),
         sites={
             name: SiteTest(len(by_site[name].labels), figures.get("accuracy"), figures.get("auroc"), figures)
             for name, figures in found.items()
         },
         conditions=conditions,
-        figures=together,
+        figures=overall | together(ranks.values()).figures,
     )

@@ -33,6 +33,7 @@ class Batch:
         subjects: int64 [batch], the row's subject: an index that has a meaning within this site only.
         encoded: by modality with a frozen encoder or a pretrained network, float32 [batch, token, feature]: what that
             says, computed once a record.
+        hidden: by modality, bool [batch, piece]: which pieces (common/data/pieces.py) training hides and asks for.
     """
 
     values: dict[str, Tensor]
@@ -42,6 +43,7 @@ class Batch:
     attributes: dict[str, Tensor]
     subjects: Tensor
     encoded: dict[str, Tensor] = field(default_factory=dict)
+    hidden: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -152,6 +154,7 @@ def _filled(batch: Batch, number: int) -> Batch:
         attributes=with_rows(batch.attributes, -1),
         subjects=torch.cat([batch.subjects, _rows(batch.subjects, number, NOBODY)]),
         encoded=with_rows(batch.encoded, 0.0),
+        hidden=with_rows(batch.hidden, 0),
     )
 
 
@@ -173,4 +176,5 @@ def take(batch: Batch, rows: Tensor) -> Batch:
         attributes={name: level[rows] for name, level in batch.attributes.items()},
         subjects=batch.subjects[rows],
         encoded={name: tokens[rows] for name, tokens in batch.encoded.items()},
+        hidden={name: pieces[rows] for name, pieces in batch.hidden.items()},
     )

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from common.data.batch import Batch
 from common.data.labels import is_known, is_labelled
-from common.models.outputs import Outputs, Paired
-from common.objectives import Part
+from common.models.outputs import Heard, Outputs, Paired, Told
+from common.objectives import Anchor, InBatch, Part
 
 
 def row_losses(
@@ -35,10 +35,27 @@ def row_losses(
         if part.kind == "task":
             loss = per_example_loss(outputs, batch.labels[task], auxiliary_weight=auxiliary_weight)
         else:
-            pairs = outputs.parts[place]
-            loss = torch.stack([_CONTRASTS[part.kind](pair, part.temperature) for pair in pairs]).mean(dim=0)
+            loss = _heard_loss(part, outputs.parts[place], total)
         total = total + part.weight * loss
     return total
+
+
+def _heard_loss(part: Part, heard: Heard, like: Tensor) -> Tensor:
+    if isinstance(heard, Told):
+        return _told(heard)
+    if heard is None or not isinstance(part, Anchor | InBatch):
+        return torch.zeros_like(like)
+    return torch.stack([_CONTRASTS[part.kind](pair, part.temperature) for pair in heard]).mean(dim=0)
+
+
+def _told(told: Told) -> Tensor:
+    """The mean over the pieces that a row was asked for: cross-entropy, or half the mean squared error: [batch]."""
+    if told.target.is_floating_point():
+        each = 0.5 * (told.answers - told.target).square().mean(dim=2)
+    else:
+        each = functional.cross_entropy(told.answers.transpose(1, 2), told.target, reduction="none")
+    counted = told.counted.to(each.dtype)
+    return (each * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1.0)
 
 
 def per_example_loss(outputs: Outputs, labels: Tensor, *, auxiliary_weight: float) -> Tensor:

@@ -22,6 +22,24 @@ class Paired:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What a model says of pieces that it was not shown.
+
+    Attributes:
+        answers: [batch, piece, token], logits; or [batch, piece, number].
+        target: int64 [batch, piece], tokens; or [batch, piece, number].
+        counted: bool [batch, piece]: which pieces were asked for.
+    """
+
+    answers: Tensor
+    target: Tensor
+    counted: Tensor
+
+
+Heard = tuple[Paired, ...] | Told | None
+
+
+@dataclass(frozen=True)
 class Outputs:
     """What a model says of a batch.
 
@@ -30,10 +48,10 @@ class Outputs:
             [batch, 1], the number scaled to [-1, 1].
         auxiliary: by modality, the same from that modality alone; empty where the model has no auxiliary heads.
         auxiliary_present: by modality, bool [batch]: does the row have that modality?
-        parts: in training, for each part of the objective, in order, what its loss looks at; none for the task.
+        parts: in training, for each part of the objective, in order, what its loss looks at; None: nothing here.
     """
 
     logits: Tensor
     auxiliary: dict[str, Tensor]
     auxiliary_present: dict[str, Tensor]
-    parts: tuple[tuple[Paired, ...], ...] = ()
+    parts: tuple[Heard, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -16,10 +15,10 @@ from common.models.encoders.projection import Projection
 from common.models.encoders.table import Encoder, build_backbones, build_encoder
 from common.models.fusion import Fusion, pooled
 from common.models.heads import TaskHead
-from common.models.outputs import Outputs, Paired
-from common.models.pairs import Strangers, anchored, brought_together, projected
+from common.models.outputs import Outputs
+from common.models.parts import ObjectiveParts, Seen
 from common.models.positions import time_code
-from common.objectives import Anchor, InBatch, named_modalities
+from common.objectives import read_modalities
 
 
 class TransformerModel(nn.Module):
@@ -35,31 +34,24 @@ class TransformerModel(nn.Module):
         """Build the model for objective.task."""
         super().__init__()
         task, width = schema.tasks[config.objective.task], config.model.width
-        modalities = schema.modalities.items()
-        options = config.model.encoders
-        backbones = build_backbones(schema.modalities, options)
+        names, options = read_modalities(config.objective.parts, schema.modalities), config.model.encoders
+        modalities = {name: schema.modalities[name] for name in names}
+        backbones = build_backbones(modalities, options)
         self.encoders = nn.ModuleDict(
             {
                 module_key(name): Projection(backbones[name].width, width)
                 if name in backbones
                 else build_encoder(name, spec, options.get(name), width)
-                for name, spec in modalities
+                for name, spec in modalities.items()
             }
         )
         self.backbones = nn.ModuleDict({module_key(name): backbone for name, backbone in backbones.items()})
-        self.fusion = Fusion(config.fusion, config.model, schema.modalities)
+        self.fusion = Fusion(config.fusion, config.model, modalities)
         self.heads = nn.ModuleDict({module_key(config.objective.task): TaskHead(task, width)})
-        with_auxiliary = tuple(schema.modalities) if config.objective.auxiliary_weight > 0 else ()
+        with_auxiliary = names if config.objective.auxiliary_weight > 0 else ()
         self.auxiliary = nn.ModuleDict({module_key(name): TaskHead(task, width) for name in with_auxiliary})
-        parts = config.objective.parts
-        self.projections = nn.ModuleDict(
-            {module_key(name): nn.Linear(width, width, bias=False) for name in projected(parts)}
-        )
-        self.strangers = nn.ModuleDict(
-            {str(place): Strangers(schema, part) for place, part in enumerate(parts) if isinstance(part, Anchor)}
-        )
-        self._modalities, self._with_auxiliary, self._width = tuple(schema.modalities), with_auxiliary, width
-        self._parts = parts
+        self.parts = ObjectiveParts(config, schema)
+        self._modalities, self._with_auxiliary, self._width = names, with_auxiliary, width
         self._task = config.objective.task
         self._bfloat16 = config.model.precision == "bfloat16"
 
@@ -81,14 +73,20 @@ class TransformerModel(nn.Module):
             tokens = self.encoders[key](tokens, mask)
         return tokens + time_code(seconds, self._width), mask, seconds
 
+    def _tokens(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
+        tokens, mask, _ = self._encode(name, batch)
+        return tokens, mask
+
     def forward(self, batch: Batch) -> Outputs:
-        """Answer for every row of the batch."""
+        """Answer for every row of the batch; in training, with what the parts of the objective look at."""
         tokens, masks, seconds = {}, {}, {}
+        shown = self.parts.hide(batch) if self.training else batch
         for name in self._modalities:
-            tokens[name], masks[name], seconds[name] = self._encode(name, batch)
+            tokens[name], masks[name], seconds[name] = self._encode(name, shown)
         with self._precision(batch.subjects):
             fused = self.fusion(tokens, masks, seconds)
-        logits = self.heads[module_key(self._task)](fused.to(seconds[self._modalities[0]].dtype))
+        fused = fused.to(seconds[self._modalities[0]].dtype)
+        logits = self.heads[module_key(self._task)](fused)
         auxiliary = {
             name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary
         }
@@ -96,22 +94,5 @@ class TransformerModel(nn.Module):
         if auxiliary:
             each = torch.stack([auxiliary[name] for name in self._with_auxiliary], dim=1)
             logits = logits + pooled(each, torch.stack([present[name] for name in self._with_auxiliary], dim=1))
-        return Outputs(logits, auxiliary, present, self._paired(tokens, masks) if self.training else ())
-
-    def _paired(self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[tuple[Paired, ...], ...]:
-        """What each part of the objective looks at, besides the task."""
-        names = {name for part in self._parts for name in named_modalities(part)}
-        means = {name: pooled(tokens[name], masks[name]) for name in names}
-        present = {name: masks[name].any(dim=1) for name in names}
-        found: list[tuple[Paired, ...]] = []
-        for place, part in enumerate(self._parts):
-            if isinstance(part, Anchor):
-                strangers = self.strangers[str(place)](self.encoders[module_key(part.target)])
-                query = self.projections[module_key(part.query)](means[part.query])
-                both = present[part.query] & present[part.target]
-                found.append((anchored(query, means[part.target], both, strangers),))
-            elif isinstance(part, InBatch):
-                found.append(brought_together(self.projections, means, present, part))
-            else:
-                found.append(())
-        return tuple(found)
+        heard = self.parts(Seen(batch, tokens, masks, fused), self._tokens) if self.training else ()
+        return Outputs(logits, auxiliary, present, heard)

@@ -35,10 +35,17 @@ def write_run_report(record: RunRecord, path: Path) -> Path:
         took_part=sentences.took_part(record),
         ranked=is_ranked(record),
         conditions_caption=_conditions_caption(record),
+        retrieved=_retrieved(record),
         not_covered=not_covered(record),
         config=_config(record),
     )
     return write_whole(path, text, mode=PUBLIC)
+
+
+def _retrieved(record: RunRecord) -> list[str]:
+    """The directions in which the simulator measured retrieval."""
+    figures = record.test.figures if record.test else {}
+    return [name.removeprefix("gallery/") for name in figures if name.startswith("gallery/")]
 
 
 def is_ranked(record: RunRecord) -> bool:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from client.dp import Clipping
-from client.train import LocalTraining, clipping_of, drop_modalities, train_round
+from client.hiding import drop_modalities
+from client.train import LocalTraining, clipping_of, train_round
 from common.blocks import blocks_of, flatten
 from common.data.batch import take
 from common.privacy import noise as privacy_noise

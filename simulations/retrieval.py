@@ -1,0 +1,79 @@
+"""How well one modality finds its own record's partner in another, at each site: measured by the simulator alone.
+
+Nothing of this is released. A rank in a site's own gallery depends on everybody who is in it: one record more may push
+all the others down by one, so that the noise that would hide one subject would hide the figure too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.data.batch import Batch
+from common.models.outputs import Outputs, Paired
+from common.objectives import Anchor, InBatch, Part
+
+_DEPTHS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """By direction (`image>note`), where each record's own partner stands, from 1 [query], and among how many."""
+
+    places: dict[str, np.ndarray]
+    galleries: dict[str, list[int]]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Share of queries whose partner is among the first 1, 5 and 10, the median rank, and the galleries' mean size.
+
+        A gallery of g records gives k / g by chance.
+        """
+        found: dict[str, float] = {}
+        for name, places in self.places.items():
+            if len(places):
+                found |= {f"recall@{depth}/{name}": float(np.mean(places <= depth)) for depth in _DEPTHS}
+                found[f"median_rank/{name}"] = float(np.median(places))
+                found[f"gallery/{name}"] = float(np.mean(self.galleries[name]))
+        return found
+
+
+def ranks_of(model: nn.Module, batch: Batch, parts: tuple[Part, ...]) -> Ranks:
+    """Rank a site's records, in every direction that a part of the objective has learnt."""
+    places: dict[str, np.ndarray] = {}
+    if not any(isinstance(part, Anchor | InBatch) for part in parts) or not len(batch):
+        return Ranks({}, {})
+    model.train()  # only then does a model say what its parts look at; no layer of ours answers otherwise
+    with torch.no_grad():
+        outputs: Outputs = model(batch)
+    model.eval()
+    for part, heard in zip(parts, outputs.parts, strict=True):
+        if isinstance(part, Anchor | InBatch) and isinstance(heard, tuple):
+            for (one, other), pair in zip(part.pairs, heard, strict=True):
+                places[f"{one}>{other}"], places[f"{other}>{one}"] = _places(pair)
+    return Ranks(places, {name: [len(found)] for name, found in places.items() if len(found)})
+
+
+def together(each: Iterable[Ranks]) -> Ranks:
+    """All sites' queries, each in its own site's gallery."""
+    places: dict[str, list[np.ndarray]] = {}
+    galleries: dict[str, list[int]] = {}
+    for ranks in each:
+        for name, found in ranks.places.items():
+            places.setdefault(name, []).append(found)
+            galleries.setdefault(name, []).extend(ranks.galleries.get(name, []))
+    return Ranks({name: np.concatenate(found) for name, found in places.items()}, galleries)
+
+
+def _places(pair: Paired) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of each row's partner from either side; who is as near as the partner counts as half before it."""
+    likeness = (pair.query[pair.both] @ pair.target[pair.both].T).double().numpy()
+    found = []
+    for side in (likeness, likeness.T):
+        own = np.diag(side)[:, None]
+        found.append(1 + (side > own).sum(axis=1) + ((side == own).sum(axis=1) - 1) / 2)
+    return found[0], found[1]
