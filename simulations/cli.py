@@ -84,26 +84,33 @@ def report(
             typer.echo(path)
 
 
-@app.command(epilog="Example: fedmosaic bench secagg --json --out figures")
+@app.command(epilog="Example: fedmosaic bench fusion --experiment digits --set data.root=DIR --seeds 3 --out figures")
 def bench(  # noqa: PLR0913  (each is an option of the command)
-    name: Annotated[str, typer.Argument(help="curve, cost, secagg, scale or audit.")],
+    name: Annotated[str, typer.Argument(help="What to measure; see above.")],
     *,
     experiment: Annotated[str, typer.Option(help="Which experiment to measure.")] = "heart_flamby",
     out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/bench"),
     epsilon: Annotated[list[float] | None, typer.Option(help="curve: an epsilon to measure; may be repeated.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="secagg, audit: small sizes, to see that it works.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all runs of a comparison.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="Runs of each row of a comparison.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, to see that it works.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
 ) -> None:
     """Measure what README and docs quote.
 
-    NAME is curve (quality over epsilon), cost (seconds and memory as ratios), secagg (secure aggregation against
-    Flower's and the hardware), scale (one sum over 1,000 sites) or audit (what single steps show, and their noise).
+    NAME is curve (quality over epsilon), cost (seconds and memory as ratios), dp (a private step against others'),
+    ledger (a charge), secagg (secure aggregation against Flower's and the hardware), scale (one sum over 1,000 sites),
+    audit (what single steps show, and their noise), or a comparison of an experiment's variants over several seeds:
+    modalities (all, and each alone), fusion (the six policies), missing (modalities taken away), privacy (epsilon).
     """
     with _errors(debug=debug):
         from simulations.bench.command import Asked, run_bench  # noqa: PLC0415
 
-        run_bench(name, experiment, out, Asked(tuple(epsilon or ()), as_json, quick))
+        asked = Asked(tuple(epsilon or ()), as_json, quick, tuple(settings or ()), seeds)
+        run_bench(name, experiment, out, asked)
 
 
 @app.command(epilog="Example: fedmosaic verify state/ledger.sqlite --receipt receipt.json --policy policy.yaml")

@@ -38,10 +38,11 @@ WRITERS: dict[str, Callable[[DataConfig, Path], tuple[Path, ...]]] = {
 
 @dataclass(frozen=True)
 class Federation:
-    """The simulated sites and what is public about their data."""
+    """The simulated sites and what is public about their data; modalities that data.modalities leaves out are known."""
 
     sites: tuple[Site, ...]
     schema: Schema
+    left_out: frozenset[str] = frozenset()
 
     def resolve(self, config: Config) -> Config:
         """Put the schema into the configuration, and check what only the schema can tell.
@@ -49,6 +50,7 @@ class Federation:
         Raises:
             ConfigError: the task or an attribute is not in the schema, or no task is named where there are several.
         """
+        config = _without(config, self.left_out)
         only = next(iter(self.schema.tasks)) if len(self.schema.tasks) == 1 else ""
         objective = config.objective.model_copy(update={"task": config.objective.task or only})
         config = config.model_copy(update={"objective": objective})
@@ -105,7 +107,7 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
         schema = merge_schemas(specs)
     except ValueError as error:
         raise ConfigError(f"the site folders in {folders[0].parent}: {error}") from error
-    schema = _chosen(schema, config.data.modalities)
+    described, schema = schema, _chosen(schema, config.data.modalities)
     root = Path(config.site.state) if config.site.state else run_folder / "sites"
     sites = tuple(
         Site(name=spec.name, folder=folder.resolve(), state=(root / spec.name).resolve())
@@ -118,7 +120,7 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
     for place in (*(site.roster_path for site in sites), server_folder / "roster.bin"):
         place.write_bytes(roster.to_bytes())
     keep_newest(server_folder / RECEIPTS, _bodies(root / RECEIPTS), roster)
-    return Federation(sites, schema)
+    return Federation(sites, schema, frozenset(described.modalities) - frozenset(schema.modalities))
 
 
 def _chosen(schema: Schema, modalities: tuple[str, ...]) -> Schema:
@@ -128,6 +130,12 @@ def _chosen(schema: Schema, modalities: tuple[str, ...]) -> Schema:
             raise ConfigError(f"data.modalities: the site folders have {sorted(schema.modalities)}, got {name!r}")
     chosen = {name: spec for name, spec in schema.modalities.items() if not modalities or name in modalities}
     return schema.model_copy(update={"modalities": chosen})
+
+
+def _without(config: Config, left_out: frozenset[str]) -> Config:
+    """The configuration without what it says of modalities that are left out."""
+    encoders = {name: options for name, options in config.model.encoders.items() if name not in left_out}
+    return config.model_copy(update={"model": config.model.model_copy(update={"encoders": encoders})})
 
 
 def keep_receipts(sites: tuple[Site, ...], given: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,11 +17,16 @@ from common.compose import ConfigError
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says beside the name: the curve's points, how to print, whether small sizes will do."""
+    """What the command line says beside the name: the curve's points, how to print, whether small sizes will do.
+
+    `settings` are overrides of all runs of a comparison, and `seeds` how many runs each of its rows has.
+    """
 
     epsilons: tuple[float, ...] = ()
     as_json: bool = False
     quick: bool = False
+    settings: tuple[str, ...] = ()
+    seeds: int = 5
 
 
 def run_bench(name: str, experiment: str, out: Path, asked: Asked) -> None:
@@ -161,6 +167,29 @@ def _ledger(_experiment: str, out: Path, asked: Asked) -> None:
     Console().print(table)
 
 
+def _compare(table: str, experiment: str, out: Path, asked: Asked) -> None:
+    from simulations.bench.compare import measure, modalities_of, variants_of  # noqa: PLC0415
+
+    base = (f"experiment={experiment}", *asked.settings)
+    rows = []
+    for row in measure(base, variants_of(table, modalities_of(base)), range(asked.seeds)):
+        rows.append(row)
+        said = ", ".join(f"{name} {figure}" for name, figure in row.figures.items())
+        sys.stderr.write(f"{row.name}: {said}\n")
+    body = [asdict(row) for row in rows]
+    (out / f"{experiment}-{table}.json").write_text(json.dumps(body, indent=1) + "\n")
+    if asked.as_json:
+        sys.stdout.write(json.dumps(body) + "\n")
+        return
+    names = list(rows[0].figures)
+    shown = Table(f"{experiment}, {asked.seeds} seeds", *names, "epsilon", "trained parameters", "seconds")
+    for row in rows:
+        cells = (str(row.figures[name]) if name in row.figures else "" for name in names)
+        epsilon = "" if row.epsilon is None else f"{row.epsilon:.2f}"
+        shown.add_row(row.name, *cells, epsilon, f"{row.parameters:,}", f"{row.seconds:.0f}")
+    Console().print(shown)
+
+
 _BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {
     "curve": _curve,
     "cost": _cost,
@@ -169,4 +198,5 @@ _BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {
     "dp": _dp,
     "ledger": _ledger,
     "audit": _audit,
+    **{name: partial(_compare, name) for name in ("modalities", "fusion", "missing", "privacy")},
 }
