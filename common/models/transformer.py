@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple, Unpack, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from common.blocks import module_key
 from common.config import Config
@@ -17,6 +19,9 @@ from common.models.fusion import Fusion, pooled
 from common.models.heads import ClassificationHead
 from common.models.outputs import Outputs
 from common.models.positions import time_code
+
+Given = TypeVarTuple("Given")
+Found = TypeVar("Found")
 
 
 class TransformerModel(nn.Module):
@@ -50,11 +55,15 @@ class TransformerModel(nn.Module):
         self.auxiliary = nn.ModuleDict({module_key(name): ClassificationHead(task, width) for name in with_auxiliary})
         self._modalities, self._with_auxiliary, self._width = tuple(schema.modalities), with_auxiliary, width
         self._task = config.objective.task
-        self._bfloat16 = config.model.precision == "bfloat16"
+        self._bfloat16, self._recompute = config.model.precision == "bfloat16", config.model.recompute
 
-    def _precision(self, where: Tensor) -> torch.autocast:
-        """What the large parts multiply in; what is in double precision stays in it."""
-        return torch.autocast(where.device.type, torch.bfloat16, enabled=self._bfloat16)
+    def _run(self, part: Callable[[Unpack[Given]], Found], *given: *Given) -> Found:
+        """Run a large part in the configured precision; `recompute` keeps only what went in for the way back."""
+        with torch.autocast(next(self.parameters()).device.type, torch.bfloat16, enabled=self._bfloat16):
+            if not (self._recompute and self.training):
+                return part(*given)
+            found: Found = checkpoint(part, *given, use_reentrant=False, preserve_rng_state=False)
+            return found
 
     def _encode(self, name: str, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """One modality's tokens, mask and time; what a frozen part gave before, where the batch has them."""
@@ -64,8 +73,7 @@ class TransformerModel(nn.Module):
         if name in batch.encoded:
             tokens = batch.encoded[name].masked_fill(~mask.unsqueeze(-1), 0.0)
         else:
-            with self._precision(mask):
-                tokens, _ = reader(batch.values[name], batch.mask[name])
+            tokens, _ = self._run(reader, batch.values[name], batch.mask[name])
         if key in self.backbones:
             tokens = self.encoders[key](tokens, mask)
         return tokens + time_code(seconds, self._width), mask, seconds
@@ -75,8 +83,7 @@ class TransformerModel(nn.Module):
         tokens, masks, seconds = {}, {}, {}
         for name in self._modalities:
             tokens[name], masks[name], seconds[name] = self._encode(name, batch)
-        with self._precision(batch.subjects):
-            fused = self.fusion(tokens, masks, seconds)
+        fused = self._run(self.fusion, tokens, masks, seconds)
         logits = self.heads[module_key(self._task)](fused.to(seconds[self._modalities[0]].dtype))
         auxiliary = {
             name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary
