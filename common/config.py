@@ -46,7 +46,8 @@ class ModelConfig(Section):
         description="What encoders and fusion multiply in; weights, losses, clipping and sums stay.",
     )
     recompute: bool = Field(
-        False, description="Compute encoders and fusion again on the way back instead of keeping what they computed."
+        False,
+        description="Compute encoders and fusion layers again on the way back, instead of keeping what they did.",
     )
     frozen: tuple[str, ...] = Field(
         (),

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple, Unpack, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from common.blocks import module_key
 from common.config import Config
 from common.data.batch import Batch
 from common.data.schema import Schema
+from common.models.attention import recomputed
 from common.models.encoders.projection import Projection
 from common.models.encoders.table import Encoder, build_backbones, build_encoder
 from common.models.fusion import Fusion, pooled
 from common.models.heads import ClassificationHead
 from common.models.outputs import Outputs
 from common.models.positions import time_code
-
-Given = TypeVarTuple("Given")
-Found = TypeVar("Found")
 
 
 class TransformerModel(nn.Module):
@@ -57,13 +53,9 @@ class TransformerModel(nn.Module):
         self._task = config.objective.task
         self._bfloat16, self._recompute = config.model.precision == "bfloat16", config.model.recompute
 
-    def _run(self, part: Callable[[Unpack[Given]], Found], *given: *Given) -> Found:
-        """Run a large part in the configured precision; `recompute` keeps only what went in for the way back."""
-        with torch.autocast(next(self.parameters()).device.type, torch.bfloat16, enabled=self._bfloat16):
-            if not (self._recompute and self.training):
-                return part(*given)
-            found: Found = checkpoint(part, *given, use_reentrant=False, preserve_rng_state=False)
-            return found
+    def _precision(self, where: Tensor) -> torch.autocast:
+        """What the large parts multiply in; what is in double precision stays in it."""
+        return torch.autocast(where.device.type, torch.bfloat16, enabled=self._bfloat16)
 
     def _encode(self, name: str, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """One modality's tokens, mask and time; what a frozen part gave before, where the batch has them."""
@@ -73,7 +65,9 @@ class TransformerModel(nn.Module):
         if name in batch.encoded:
             tokens = batch.encoded[name].masked_fill(~mask.unsqueeze(-1), 0.0)
         else:
-            tokens, _ = self._run(reader, batch.values[name], batch.mask[name])
+            with self._precision(mask):
+                again = self._recompute and self.training
+                tokens, _ = recomputed(reader, batch.values[name], batch.mask[name], again=again)
         if key in self.backbones:
             tokens = self.encoders[key](tokens, mask)
         return tokens + time_code(seconds, self._width), mask, seconds
@@ -83,7 +77,8 @@ class TransformerModel(nn.Module):
         tokens, masks, seconds = {}, {}, {}
         for name in self._modalities:
             tokens[name], masks[name], seconds[name] = self._encode(name, batch)
-        fused = self._run(self.fusion, tokens, masks, seconds)
+        with self._precision(batch.subjects):
+            fused = self.fusion(tokens, masks, seconds)
         logits = self.heads[module_key(self._task)](fused.to(seconds[self._modalities[0]].dtype))
         auxiliary = {
             name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary
