@@ -77,6 +77,10 @@ class ModelConfig(Section):
         "float32",
         description="What encoders and fusion multiply in; weights, losses, clipping and sums stay.",
     )
+    recompute: bool = Field(
+        False,
+        description="Compute encoders and fusion layers again on the way back, instead of keeping what they did.",
+    )
     frozen: tuple[str, ...] = Field(
         (),
         description="Encoder blocks (names, or `encoder` for all) that are not trained: they run once a record, and"
@@ -260,8 +264,8 @@ class Config(Section):
             raise ValueError("data=folders needs data.root=DIR, the directory that holds one folder per site")
         if self.model.frozen and self.model.kind != "transformer":
             raise ValueError(f"model.frozen needs model=transformer, which has encoders, got {self.model.kind}")
-        if self.model.precision == "bfloat16" and self.privacy.engine == "opacus":
-            raise ValueError("model.precision=bfloat16 needs privacy.engine=bookkeeping, which sums exact gradients")
+        if (self.model.precision == "bfloat16" or self.model.recompute) and self.privacy.engine == "opacus":
+            raise ValueError("model.precision=bfloat16 and model.recompute need privacy.engine=bookkeeping")
         if self.model.encoders and self.model.kind != "transformer":
             raise ValueError(f"model.encoders needs model=transformer, which has encoders, got {self.model.kind}")
         check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen)

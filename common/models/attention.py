@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from common.config import ModelConfig
 from common.models.encoders.options import BytesOptions, VitOptions
 
 Size = ModelConfig | BytesOptions | VitOptions
+Given = TypeVarTuple("Given")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,14 @@ class Layers(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, may_read)
         return torch.as_tensor(self.norm(tokens))
+
+
+def recomputed(part: Callable[[Unpack[Given]], Found], *given: *Given, again: bool) -> Found:
+    """Run a part; `again` keeps nothing of it for the way back but what went in, and computes the rest once more."""
+    if not again:
+        return part(*given)
+    found: Found = checkpoint(part, *given, use_reentrant=False, preserve_rng_state=False)
+    return found
 
 
 def or_itself(may_read: Tensor, asking: Tensor, asked: Tensor) -> Tensor:

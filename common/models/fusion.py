@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.config import FusionConfig, ModelConfig
 from common.data.modalities import ModalitySpec
 from common.data.readings import steps_per_second
-from common.models.attention import Block, Reading, or_itself
+from common.models.attention import Block, Reading, or_itself, recomputed
 
 _LATENT = -1
 
@@ -110,7 +110,7 @@ class Fusion(nn.Module):
             latent = len(modalities)
             self._groups[-1] = [((latent,), asked) for asking, asked in self._groups[-1] if latent in asking]
             self.latents = nn.Embedding(self.num_latents, model.width)
-        self._window = config.window_seconds
+        self._window, self._recompute = config.window_seconds, model.recompute
         self._timed = [steps_per_second(spec) < float("inf") for spec in modalities.values()]
         self.layers = nn.ModuleList(Block(model) for _ in range(model.layers))
         self.norm = nn.LayerNorm(model.width)
@@ -140,7 +140,9 @@ class Fusion(nn.Module):
         line = Line(lengths, torch.cat(seen, dim=1), torch.cat(when, dim=1), torch.cat(timed), self._window)
         together: Tensor = torch.cat(parts, dim=1)
         for block, groups in zip(self.layers, self._groups, strict=True):
-            together = cast("Block", block).by_group(together, [line.reading(*group) for group in groups])
+            readings = [line.reading(*group) for group in groups]
+            again = self._recompute and self.training
+            together = recomputed(cast("Block", block).by_group, together, readings, again=again)
         together = self.norm(together)
         if self.num_latents:
             return together.mean(dim=1)

@@ -11,6 +11,7 @@ from common.blocks import module_key
 from common.config import Config
 from common.data.batch import Batch
 from common.data.schema import Schema
+from common.models.attention import recomputed
 from common.models.encoders.projection import Projection
 from common.models.encoders.table import Encoder, build_backbones, build_encoder
 from common.models.fusion import Fusion, pooled
@@ -53,7 +54,7 @@ class TransformerModel(nn.Module):
         self.parts = ObjectiveParts(config, schema)
         self._modalities, self._with_auxiliary, self._width = names, with_auxiliary, width
         self._task = config.objective.task
-        self._bfloat16 = config.model.precision == "bfloat16"
+        self._bfloat16, self._recompute = config.model.precision == "bfloat16", config.model.recompute
 
     def _precision(self, where: Tensor) -> torch.autocast:
         """What the large parts multiply in; what is in double precision stays in it."""
@@ -68,7 +69,8 @@ class TransformerModel(nn.Module):
             tokens = batch.encoded[name].masked_fill(~mask.unsqueeze(-1), 0.0)
         else:
             with self._precision(mask):
-                tokens, _ = reader(batch.values[name], batch.mask[name])
+                again = self._recompute and self.training
+                tokens, _ = recomputed(reader, batch.values[name], batch.mask[name], again=again)
         if key in self.backbones:
             tokens = self.encoders[key](tokens, mask)
         return tokens + time_code(seconds, self._width), mask, seconds

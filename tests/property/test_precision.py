@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from client.dp import Clipping
 from common.compose import ConfigError, validate
 from common.config import Config
+from common.data.batch import Batch
 from tests.encoder_models import (
     BACKBONE_CASES,
     ENCODER_CASES,
@@ -50,8 +54,34 @@ def test_nor_does_one_with_an_adapter_inside(network: str, adapter: str) -> None
     stays_bounded(config_with_backbone(network, adapter, Recipe()))
 
 
-def test_opacus_is_refused_in_bfloat16() -> None:
-    config = in_bfloat16(config_with("bytes", Recipe()))
+@pytest.mark.parametrize("encoder", ENCODER_CASES)
+def test_what_is_computed_again_gives_the_same_gradients_and_keeps_less(encoder: str) -> None:
+    config = config_with(encoder, Recipe(layers=3))
+    kept, again = built_from(config), built_from(recomputed(config))
+    batch = mixed_batch(kept.schema, (2, 1, 3, 1))
+    assert torch.allclose(clipped_vector(again.model, batch, CLIPPING), clipped_vector(kept.model, batch, CLIPPING))
+    assert numbers_kept(again.model, batch) < numbers_kept(kept.model, batch) / 3
+
+
+def numbers_kept(model: nn.Module, batch: Batch) -> int:
+    sizes: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(batch)
+    return sum(sizes)
+
+
+def recomputed(config: Config) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"recompute": True})})
+
+
+@pytest.mark.parametrize("change", [in_bfloat16, recomputed])
+def test_opacus_is_refused_for_what_it_does_not_know(change: Callable[[Config], Config]) -> None:
+    config = change(config_with("bytes", Recipe()))
     config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"engine": "opacus"})})
-    with pytest.raises(ConfigError, match=r"model\.precision=bfloat16 needs privacy\.engine=bookkeeping"):
+    with pytest.raises(ConfigError, match=r"model\.recompute need privacy\.engine=bookkeeping"):
         validate(config.model_dump_json())
