@@ -50,6 +50,7 @@ def test_a_site_that_drops_out_does_not_end_the_run(tmp_path: Path) -> None:
     assert dropped.pld == stayed.pld  # PLD is of the plan, whatever of it ran
 
 
+@pytest.mark.slow
 def test_a_round_with_too_few_sites_is_aborted_and_the_next_goes_on(tmp_path: Path) -> None:
     prepared, record, _ = run_toy(tmp_path, NONE, "drop=[site-1@2,site-2@2]", "audit.attributes=[]")
     events = prepared.folder.journal.events("round")

@@ -93,6 +93,7 @@ def test_without_noise_it_is_central_training(tmp_path: Path) -> None:
     assert all(np.array_equal(state.weights[name], first[name]) for name in ("auxiliary/labs", "encoder/labs"))
 
 
+@pytest.mark.slow
 def test_the_run_charges_discrete_noise_and_says_what_it_rests_on(tmp_path: Path) -> None:
     prepared, record, _ = run_toy(tmp_path, *SHARED, REPEATABLE)
     plan = prepared.plan
@@ -123,6 +124,7 @@ def test_the_run_charges_discrete_noise_and_says_what_it_rests_on(tmp_path: Path
     assert printed["privacy"]["kind"] == "distributed"
 
 
+@pytest.mark.slow
 def test_full_noise_of_each_site_says_none_of_that(tmp_path: Path) -> None:
     prepared, record, _ = run_toy(tmp_path, "data.normalisation=none", "audit.attributes=[]", "rounds=1", REPEATABLE)
     assert record.promise.kind == "subject"

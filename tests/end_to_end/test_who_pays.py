@@ -99,6 +99,7 @@ def test_a_lost_pseudonym_key_stops_the_site_instead_of_starting_everybody_at_ze
     assert isinstance(answer(site, lambda: again), Enrolled)
 
 
+@pytest.mark.slow
 def test_receipts_go_to_the_server_and_to_the_other_sites_and_come_back(tmp_path: Path) -> None:
     prepared, _, _ = run_toy(tmp_path, *FEW, f"site.state={tmp_path / 'state'}")
     given = read_receipts(prepared.folder.path / "receipts.json")

@@ -74,6 +74,7 @@ def test_the_central_limit_of_sampled_steps_is_the_published_one() -> None:
     assert attack_power(events, 0.3) == pytest.approx(gaussian_attack(limit, 0.3), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_the_power_is_above_the_false_alarms_and_grows_with_them_and_with_the_steps() -> None:
     rising = [attack_power(REFERENCE, alarms) for alarms in (1e-5, 0.01, 0.5, 0.9)]
     assert rising == sorted(rising)

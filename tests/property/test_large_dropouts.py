@@ -39,6 +39,7 @@ def test_as_many_as_a_site_can_miss_of_its_neighbours_never_stop_the_exact_sum(s
         np.testing.assert_array_equal(total, numbers)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(silent=silences(NUM_SITES))
 def test_any_drop_outs_give_the_exact_sum_over_the_survivors_or_an_abort(silent: dict[int, type]) -> None:

@@ -201,6 +201,9 @@ def test_an_anchor_that_both_sides_could_walk_away_with_is_refused() -> None:
     run = asking({"kind": "task"}, {"kind": "masked_tokens", "modality": "ecg"})
     with pytest.raises(ConfigError, match="a frozen one has read them before"):
         compose([*run, "model.frozen=[encoder/ecg]"])
+    with pytest.raises(ConfigError, match="without an adapter has read them before"):
+        compose([*run, "model.encoders.ecg.kind=minilm"])
+    compose([*run, "model.encoders.ecg={kind: minilm, adapter: {kind: lora}}"])
 
 
 @pytest.mark.parametrize(

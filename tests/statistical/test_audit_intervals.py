@@ -86,6 +86,7 @@ def audited(rng: np.random.Generator, *, harm: float) -> AuditResult:
     return audit_figures(LAYOUT, counts + noise, noise_std=AUDIT_NOISE, threshold=0.5, min_cell=11)
 
 
+@pytest.mark.slow
 def test_a_fair_model_raises_an_alarm_in_at_most_one_run_of_twenty() -> None:
     # Each audit looks at 32 gaps. The rate is 3 to 5 %; 400 runs know it to within a point (standard error).
     rng, runs = np.random.default_rng(3), 400
