@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -156,6 +156,8 @@ def _settable(override: str) -> str:
     *parents, name = key.split(".")
     for parent in parents:
         annotation = model.model_fields[parent].annotation if parent in model.model_fields else None
+        if get_origin(annotation) is dict and "=" in override:  # its names are the user's: no YAML lists them
+            return f"++{override}"
         if not _is_section(annotation):
             return override
         model = annotation

@@ -64,6 +64,11 @@ class Federation:
         if query is not None and query not in self.schema.modalities:
             raise ConfigError(f"fusion.query: the site folders have {sorted(self.schema.modalities)}, got {query!r}")
         names = {site.name for site in self.sites}
+        if config.secagg.k_min > len(names):
+            raise ConfigError(
+                f"secagg.k_min: every sum takes {config.secagg.k_min} sites at least, and here are {len(names)}; to"
+                " compare models all the same, without hiding anything from the server: secagg=none secagg.k_min=2"
+            )
         for item in config.drop:
             if item.split("@")[0] not in names:
                 raise ConfigError(f"drop: the sites are {sorted(names)}, got {item!r}")

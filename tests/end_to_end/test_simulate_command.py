@@ -39,6 +39,7 @@ def _nothing_left(place: Path) -> bool:
         ("audit.attributes=[shoe]", "audit.attributes"),
         ("drop=[atlantis@1]", "drop"),
         ("data.root=nowhere", "data.root"),
+        ("secagg.k_min=5", "secagg.k_min: every sum takes 5 sites at least, and here are 4"),
         ("fusion.kind=cross fusion.query=shoes", "fusion.query"),
     ],
 )
