@@ -94,7 +94,8 @@ def data_folders(config: Config, run_folder: Path) -> tuple[Path, ...]:
     root = Path(config.data.root or "")
     found = tuple(sorted(path.parent for path in root.glob("*/dataset.yaml")))
     if not found:
-        raise ConfigError(f"data.root: no folder with a dataset.yaml in {root}")
+        itself = " (it is a site folder itself: give the one around it)" if (root / "dataset.yaml").exists() else ""
+        raise ConfigError(f"data.root: no folder with a dataset.yaml in {root}{itself}")
     return found
 
 
