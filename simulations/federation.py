@@ -38,10 +38,11 @@ WRITERS: dict[str, Callable[[DataConfig, Path], tuple[Path, ...]]] = {
 
 @dataclass(frozen=True)
 class Federation:
-    """The simulated sites and what is public about their data."""
+    """The simulated sites, what is public about their data, and who is left out because they do not have the task."""
 
     sites: tuple[Site, ...]
     schema: Schema
+    without_task: tuple[str, ...] = ()
 
     def resolve(self, config: Config) -> Config:
         """Put the schema into the configuration, and check what only the schema can tell.
@@ -52,6 +53,9 @@ class Federation:
         only = next(iter(self.schema.tasks)) if len(self.schema.tasks) == 1 else ""
         objective = config.objective.model_copy(update={"task": config.objective.task or only})
         config = config.model_copy(update={"objective": objective})
+        if self.without_task:
+            left_out = f"Left out, as they have no task {objective.task}: {', '.join(self.without_task)}."
+            config = config.model_copy(update={"honesty": f"{config.honesty} {left_out}".strip()})
         if objective.task not in self.schema.tasks:
             got = f"got {objective.task!r}" if objective.task else "name one"
             raise ConfigError(f"objective.task: the site folders have {sorted(self.schema.tasks)}, {got}")
@@ -106,7 +110,10 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
         DataError, ConfigError, ValueError: a site folder's description is wrong, or two do not fit together.
     """
     folders = data_folders(config, run_folder)
-    specs = tuple(read_spec(folder) for folder in folders)
+    read = {folder: read_spec(folder) for folder in folders}
+    # Who does not have the task has nothing to teach, and would refuse: it must not pay for taking part.
+    able = {folder: spec for folder, spec in read.items() if config.objective.task in spec.tasks} or read
+    specs = tuple(able.values())
     try:
         schema = merge_schemas(specs)
     except ValueError as error:
@@ -115,7 +122,7 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
     root = Path(config.site.state) if config.site.state else run_folder / "sites"
     sites = tuple(
         Site(name=spec.name, folder=folder.resolve(), state=(root / spec.name).resolve())
-        for spec, folder in zip(specs, folders, strict=True)
+        for spec, folder in zip(specs, able, strict=True)
     )
     root.mkdir(parents=True, exist_ok=True)
     for site in sites:
@@ -124,7 +131,7 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
     for place in (*(site.roster_path for site in sites), server_folder / "roster.bin"):
         place.write_bytes(roster.to_bytes())
     keep_newest(server_folder / RECEIPTS, _bodies(root / RECEIPTS), roster)
-    return Federation(sites, schema)
+    return Federation(sites, schema, tuple(spec.name for folder, spec in read.items() if folder not in able))
 
 
 def _chosen(schema: Schema, modalities: tuple[str, ...]) -> Schema:

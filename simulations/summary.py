@@ -60,6 +60,8 @@ def table(record: RunRecord, folder: str) -> Group:
         found = record.released.conditions["all"]
         said = ", ".join(f"{name} {_interval(found[name])}" for name in shown if name in found)
         lines.append(Text(f"Released by the protocol, with its noise: {said}", style="dim"))
+    if record.honesty:
+        lines.append(Text(f"The data: {record.honesty}", style="dim"))
     pages = [name for name in _PAGES if name != "Audit" or record.audit is not None]
     lines += [Text(f"{name}: {folder}/{_PAGES[name]}") for name in pages]
     return Group(quality, *lines)

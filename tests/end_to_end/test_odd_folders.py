@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.compose import compose
+from common.compose import ConfigError, compose
 from simulations.run import begin, run
 from simulations.session import rewrite_reports
 from tests.federation_run import REPEATABLE, SMALL, silent
@@ -28,6 +28,11 @@ def change(folder: Path, how: Callable[[Cells], Mapping[str, str]]) -> None:
         writer.writerows(rows)
 
 
+def overrides_of(root: Path, task: str) -> tuple[str, ...]:
+    """One round over the folders below `root`, with noise that can be replayed."""
+    return (*SMALL, f"data.root={root}", "rounds=1", f"objective.task={task}", REPEATABLE)
+
+
 def all_in(folder: Path, split: str) -> None:
     """Put all of a folder's subjects into one cohort."""
     change(folder, lambda row: {**row, "cohort": split})
@@ -42,10 +47,21 @@ def test_sites_without_held_out_or_without_training_subjects_take_part(tmp_path:
     set_tasks(folders, task)
     all_in(folders[0], "train")
     all_in(folders[1], "test")
-    asked = (*SMALL, f"data.root={tmp_path / 'data'}", "rounds=1", f"privacy={privacy}", f"objective.task={task}")
-    prepared = begin(compose((*asked, *([REPEATABLE] if privacy == "subject" else []))), tmp_path / "runs")
+    asked = (*overrides_of(tmp_path / "data", task), f"privacy={privacy}")
+    prepared = begin(compose(asked), tmp_path / "runs")
     record = run(prepared, silent)
     assert record.test is not None
     assert record.test.sites["site-0"].num_subjects == 0 < record.test.sites["site-1"].num_subjects
     assert record.test.figures
     assert rewrite_reports(prepared.folder.path)
+
+
+def test_sites_that_do_not_have_the_task_are_left_out_and_pay_nothing(tmp_path: Path) -> None:
+    folders = write_toy_sites(tmp_path / "data", subjects=12)
+    set_tasks(folders[:3], "sick", "stay")
+    prepared = begin(compose(overrides_of(tmp_path / "data", "stay")), tmp_path / "runs")
+    assert [site.name for site in prepared.sites] == ["site-0", "site-1", "site-2"]
+    assert prepared.config.honesty.endswith("Left out, as they have no task stay: site-3.")
+    assert not list(tmp_path.glob("runs/*/*/sites/site-3"))
+    with pytest.raises(ConfigError, match=r"objective\.task: the site folders have \['sick', 'stay'\], got 'height'"):
+        begin(compose(overrides_of(tmp_path / "data", "height")), tmp_path / "runs")
