@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from common.compose import ConfigError, compose
+from simulations.cli import app
 from simulations.run import begin, run
 from simulations.session import rewrite_reports
 from tests.federation_run import REPEATABLE, SMALL, silent
@@ -65,3 +68,16 @@ def test_sites_that_do_not_have_the_task_are_left_out_and_pay_nothing(tmp_path: 
     assert not list(tmp_path.glob("runs/*/*/sites/site-3"))
     with pytest.raises(ConfigError, match=r"objective\.task: the site folders have \['sick', 'stay'\], got 'height'"):
         begin(compose(overrides_of(tmp_path / "data", "height")), tmp_path / "runs")
+
+
+def test_a_check_of_many_modalities_fits_a_terminal(tmp_path: Path) -> None:
+    [folder] = write_toy_sites(tmp_path, sites=1, subjects=12)
+    path = folder / "dataset.yaml"
+    described = yaml.safe_load(path.read_text())
+    named = [f"measurement-{place}" for place in range(12)]
+    described["modalities"] = {name: {"kind": "tabular", "columns": ["crp"], "missing": ["", "?"]} for name in named}
+    path.write_text(yaml.safe_dump(described))
+    said = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["site", "check", str(folder)]).stdout
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) <= 80
+    assert all(said.count(f" {name} ") == 2 for name in named), "once among who has what, once among the modalities"
