@@ -53,6 +53,7 @@ class Federation:
         only = next(iter(self.schema.tasks)) if len(self.schema.tasks) == 1 else ""
         objective = config.objective.model_copy(update={"task": config.objective.task or only})
         config = config.model_copy(update={"objective": objective})
+        left_out = ""
         if self.without_task:
             left_out = f"Left out, as they have no task {objective.task}: {', '.join(self.without_task)}."
             config = config.model_copy(update={"honesty": f"{config.honesty} {left_out}".strip()})
@@ -71,7 +72,8 @@ class Federation:
         if config.secagg.k_min > len(names):
             raise ConfigError(
                 f"secagg.k_min: every sum takes {config.secagg.k_min} sites at least, and here are {len(names)}; to"
-                " compare models all the same, without hiding anything from the server: secagg=none secagg.k_min=2"
+                " compare models all the same, without hiding anything from the server: secagg=none secagg.k_min=2."
+                f" {left_out}".rstrip()
             )
         for item in config.drop:
             if item.split("@")[0] not in names:

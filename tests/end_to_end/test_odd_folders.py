@@ -66,6 +66,9 @@ def test_sites_that_do_not_have_the_task_are_left_out_and_pay_nothing(tmp_path: 
     assert [site.name for site in prepared.sites] == ["site-0", "site-1", "site-2"]
     assert prepared.config.honesty.endswith("Left out, as they have no task stay: site-3.")
     assert not list(tmp_path.glob("runs/*/*/sites/site-3"))
+    few = r"secagg\.k_min: every sum takes 4 sites at least, and here are 3; .* have no task stay: site-3\."
+    with pytest.raises(ConfigError, match=few):
+        begin(compose((*overrides_of(tmp_path / "data", "stay"), "secagg.k_min=4")), tmp_path / "runs")
     with pytest.raises(ConfigError, match=r"objective\.task: the site folders have \['sick', 'stay'\], got 'height'"):
         begin(compose(overrides_of(tmp_path / "data", "height")), tmp_path / "runs")
 
