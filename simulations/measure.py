@@ -115,6 +115,14 @@ class Bench:
             found[work.site.name] = Measured(task, batch.labels[name][known].numpy(), said[known.numpy()])
         return found
 
+    def people(self) -> dict[str, int]:
+        """How many held-out subjects have a known label, by site; however many records they have."""
+        found = {}
+        for work, batch in zip(self.works, self.batches, strict=True):
+            known = is_labelled(batch.labels[work.agreement.config.objective.task])
+            found[work.site.name] = len(set(batch.subjects[known].tolist()))
+        return found
+
 
 def open_bench(sites: tuple[Site, ...], run: str, released: Arrays) -> Bench:
     """Read every site's held-out records, scaled as the run scales them."""
@@ -142,13 +150,14 @@ def exact_test(bench: Bench, weights: Arrays) -> ExactTest:
     for condition in conditions_of(tuple(bench.batches[0].values)):
         under = pooled(bench.score(weights, condition.keep)).figures
         conditions[condition.name] = ConditionTest(under.get("accuracy"), under.get("auroc"), under)
+    people = bench.people()
     return ExactTest(
-        num_subjects=sum(len(set(batch.subjects.tolist())) for batch in bench.batches),
+        num_subjects=sum(people.values()),
         pooled_accuracy=together.get("accuracy"),
         site_mean_accuracy=float(np.mean(accuracies)) if accuracies else None,
         auroc=together.get("auroc"),
         sites={
-            name: SiteTest(len(by_site[name].labels), figures.get("accuracy"), figures.get("auroc"), figures)
+            name: SiteTest(people[name], figures.get("accuracy"), figures.get("auroc"), figures)
             for name, figures in found.items()
         },
         conditions=conditions,

@@ -56,6 +56,7 @@ def test_sites_without_held_out_or_without_training_subjects_take_part(tmp_path:
     assert record.test is not None
     assert record.test.sites["site-0"].num_subjects == 0 < record.test.sites["site-1"].num_subjects
     assert record.test.figures
+    assert sum(site.num_subjects for site in record.test.sites.values()) == record.test.num_subjects
     assert rewrite_reports(prepared.folder.path)
 
 
