@@ -34,7 +34,7 @@ def count_table(model: nn.Module, batch: Batch, layout: TableLayout, *, rows: in
         [cell] integer counts, raw: nothing here is noised yet, and nothing of it may leave but through the gate.
     """
     said = {
-        condition.name: _scores(model, hide(batch, condition.keep), layout.kind, min(rows or MOST_ROWS, MOST_ROWS))
+        condition.name: answers(model, hide(batch, condition.keep), layout.kind, rows=rows)
         for condition in layout.conditions
     }
     return fill(
@@ -46,15 +46,15 @@ def count_table(model: nn.Module, batch: Batch, layout: TableLayout, *, rows: in
     )
 
 
-def _scores(model: nn.Module, batch: Batch, kind: str, rows: int) -> NDArray[np.float64]:
-    """What the model says of each row, [row, 1, class or label]."""
+def answers(model: nn.Module, batch: Batch, kind: str, *, rows: int = 0) -> NDArray[np.float64]:
+    """What the model says of each row for a task of this kind, [row, 1, class or label]; of nobody nothing, [0, 1]."""
     if not len(batch.subjects):
         return np.zeros((0, 1))
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            said = [scores(model(part), kind) for part in parts_of(batch, rows)]
+            said = [scores(model(part), kind) for part in parts_of(batch, min(rows or MOST_ROWS, MOST_ROWS))]
             return np.asarray(torch.cat(said)[: len(batch)].double().numpy())
     finally:
         model.train(training)

@@ -161,7 +161,7 @@ def _settable(override: str) -> str:
     *parents, name = key.split(".")
     for parent in parents:
         annotation = model.model_fields[parent].annotation if parent in model.model_fields else None
-        if get_origin(annotation) is dict and not override.startswith(("+", "~")):  # the rest of the key is a name
+        if get_origin(annotation) is dict and "=" in override:  # its names are the user's: no YAML lists them
             return f"++{override}"
         if not _is_section(annotation):
             return override

@@ -58,6 +58,8 @@ class DataConfig(Section):
             raise ValueError("data.missing takes nothing out of your own folders; objective.modality_dropout hides")
         if self.held_out and self.kind not in ("watch", "digits"):
             raise ValueError(f"data.held_out is for watch and digits, whose people have names; got data={self.kind}")
+        if self.root is not None and self.kind not in ("folders", "digits", "xray_labs"):
+            raise ValueError(f"data.root is not read by data={self.kind}; for your own folders: experiment=folders")
         return self
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -22,6 +23,7 @@ from common.data.folder import read_site, read_spec
 from common.data.overview import ModalityFacts, Overview, overview
 from common.data.schema import merge_schemas
 
+_WITHOUT_MODALITIES, _FRAME, _WIDEST_COUNT = 46, 3, 8  # characters: what stands before them, lines between, "120 100%"
 SPLIT_SEED = 0  # a run's default: which subjects are in which cohort, where no column says so
 
 
@@ -67,7 +69,7 @@ def run_check(root: Path, policy_path: Path | None, out: Path | None, *, as_json
         return
     console = Console()
     for site in found.sites:
-        console.print(_shown(site))
+        console.print(_shown(site, console.width))
     console.print(_leaving_table(found.leaves, by_default=policy_path is None))
     if out is not None:
         console.print(f"Page: {out}", highlight=False)
@@ -108,7 +110,7 @@ def _plain(found: Checked) -> dict[str, object]:
     return {"sites": sites, "leaves": [asdict(item) for item in found.leaves], "never_leaves": list(NEVER)}
 
 
-def _shown(site: Overview) -> Group:
+def _shown(site: Overview, width: int) -> Group:
     people = f"{site.subjects} subjects, {site.rows} rows (at most {site.most_rows} of one subject)"
     head = Text(f"\n{site.name}: {people}, {site.left_out} left out", style="bold")
     shapes = Table(title="Modalities", title_justify="left")
@@ -118,7 +120,9 @@ def _shown(site: Overview) -> Group:
         shape, rate = " x ".join(map(str, facts.shape)), f"{facts.rate:g} Hz" if facts.rate else ""
         shapes.add_row(facts.name, facts.kind, shape, rate, str(facts.rows), str(facts.subjects), length_of(facts))
     warnings = [Text(f"! {warning}", style="yellow") for warning in site.warnings]
-    return Group(head, _presence_table(site), shapes, *(warnings or [Text("Nothing that looks odd.", style="dim")]))
+    return Group(
+        head, *_presence_tables(site, width), shapes, *(warnings or [Text("Nothing that looks odd.", style="dim")])
+    )
 
 
 def length_of(facts: ModalityFacts) -> str:
@@ -129,8 +133,17 @@ def length_of(facts: ModalityFacts) -> str:
     return f"{facts.shortest:.3g}, {facts.median:.3g}, {facts.longest:.3g} {unit}"
 
 
-def _presence_table(site: Overview) -> Table:
-    names = [facts.name for facts in site.modalities]
+def _presence_tables(site: Overview, width: int) -> Iterator[Table]:
+    """One table, or one below the other with some of the modalities each, so that each fits the terminal."""
+    room, names = max(width - _WITHOUT_MODALITIES, 0), [facts.name for facts in site.modalities]
+    while names:
+        ends = accumulate(max(len(name), _WIDEST_COUNT) + _FRAME for name in names)
+        some = max(1, sum(end <= room for end in ends))
+        yield _presence_table(site, names[:some])
+        names = names[some:]
+
+
+def _presence_table(site: Overview, names: list[str]) -> Table:
     table = Table(title="Who has what: rows with a modality, by cohort and label", title_justify="left")
     for name in ("cohort", "label"):
         table.add_column(name)

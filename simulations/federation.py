@@ -38,11 +38,17 @@ WRITERS: dict[str, Callable[[DataConfig, Path], tuple[Path, ...]]] = {
 
 @dataclass(frozen=True)
 class Federation:
-    """The simulated sites and what is public about their data; modalities that data.modalities leaves out are known."""
+    """The simulated sites and what is public about their data.
+
+    Attributes:
+        left_out: modalities of the folders that data.modalities leaves out.
+        without_task: who is left out because they do not have the task.
+    """
 
     sites: tuple[Site, ...]
     schema: Schema
     left_out: frozenset[str] = frozenset()
+    without_task: tuple[str, ...] = ()
 
     def resolve(self, config: Config) -> Config:
         """Put the schema into the configuration, and check what only the schema can tell.
@@ -54,6 +60,10 @@ class Federation:
         only = next(iter(self.schema.tasks)) if len(self.schema.tasks) == 1 else ""
         objective = config.objective.model_copy(update={"task": config.objective.task or only})
         config = config.model_copy(update={"objective": objective})
+        left_out = ""
+        if self.without_task:
+            left_out = f"Left out, as they have no task {objective.task}: {', '.join(self.without_task)}."
+            config = config.model_copy(update={"honesty": f"{config.honesty} {left_out}".strip()})
         if objective.task not in self.schema.tasks:
             got = f"got {objective.task!r}" if objective.task else "name one"
             raise ConfigError(f"objective.task: the site folders have {sorted(self.schema.tasks)}, {got}")
@@ -66,6 +76,12 @@ class Federation:
         if query is not None and query not in self.schema.modalities:
             raise ConfigError(f"fusion.query: the site folders have {sorted(self.schema.modalities)}, got {query!r}")
         names = {site.name for site in self.sites}
+        if config.secagg.k_min > len(names):
+            raise ConfigError(
+                f"secagg.k_min: every sum takes {config.secagg.k_min} sites at least, and here are {len(names)}; to"
+                " compare models all the same, without hiding anything from the server: secagg=none secagg.k_min=2."
+                f" {left_out}".rstrip()
+            )
         for item in config.drop:
             if item.split("@")[0] not in names:
                 raise ConfigError(f"drop: the sites are {sorted(names)}, got {item!r}")
@@ -91,7 +107,8 @@ def data_folders(config: Config, run_folder: Path) -> tuple[Path, ...]:
     root = Path(config.data.root or "")
     found = tuple(sorted(path.parent for path in root.glob("*/dataset.yaml")))
     if not found:
-        raise ConfigError(f"data.root: no folder with a dataset.yaml in {root}")
+        itself = " (it is a site folder itself: give the one around it)" if (root / "dataset.yaml").exists() else ""
+        raise ConfigError(f"data.root: no folder with a dataset.yaml in {root}{itself}")
     return found
 
 
@@ -102,7 +119,10 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
         DataError, ConfigError, ValueError: a site folder's description is wrong, or two do not fit together.
     """
     folders = data_folders(config, run_folder)
-    specs = tuple(read_spec(folder) for folder in folders)
+    read = {folder: read_spec(folder) for folder in folders}
+    # Who does not have the task has nothing to teach, and would refuse: it must not pay for taking part.
+    able = {folder: spec for folder, spec in read.items() if config.objective.task in spec.tasks} or read
+    specs = tuple(able.values())
     try:
         schema = merge_schemas(specs)
     except ValueError as error:
@@ -111,7 +131,7 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
     root = Path(config.site.state) if config.site.state else run_folder / "sites"
     sites = tuple(
         Site(name=spec.name, folder=folder.resolve(), state=(root / spec.name).resolve())
-        for spec, folder in zip(specs, folders, strict=True)
+        for spec, folder in zip(specs, able, strict=True)
     )
     root.mkdir(parents=True, exist_ok=True)
     for site in sites:
@@ -120,7 +140,8 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
     for place in (*(site.roster_path for site in sites), server_folder / "roster.bin"):
         place.write_bytes(roster.to_bytes())
     keep_newest(server_folder / RECEIPTS, _bodies(root / RECEIPTS), roster)
-    return Federation(sites, schema, frozenset(described.modalities) - frozenset(schema.modalities))
+    left_out = frozenset(described.modalities) - frozenset(schema.modalities)
+    return Federation(sites, schema, left_out, tuple(spec.name for folder, spec in read.items() if folder not in able))
 
 
 def _chosen(schema: Schema, modalities: tuple[str, ...]) -> Schema:

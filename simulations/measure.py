@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from client.contribute import Work
 from client.enrolment import agreement_of
+from client.evaluate import answers
 from client.own_statistics import with_own_statistics
 from client.site import Site
 from common.blocks import load
@@ -23,7 +23,6 @@ from common.data.labels import is_labelled
 from common.data.schema import TaskSpec
 from common.fairness.table import conditions_of
 from common.messages import Task
-from common.models.loss import scores
 from common.objectives import read_modalities
 from common.reports.record import ConditionTest, ExactTest, SiteTest
 from server.state import Arrays
@@ -112,13 +111,18 @@ class Bench:
         for work, batch in zip(self.works, self.batches, strict=True):
             model = work.model()
             load(model, weights)
-            model.eval()
-            with torch.no_grad():
-                outputs = model(batch if keep is None else hide(batch, keep))
             name = work.agreement.config.objective.task
             task, known = work.schema.tasks[name], is_labelled(batch.labels[name])
-            answers = scores(outputs, task.kind)
-            found[work.site.name] = Measured(task, batch.labels[name][known].numpy(), answers[known].numpy())
+            said = answers(model, batch if keep is None else hide(batch, keep), task.kind)
+            found[work.site.name] = Measured(task, batch.labels[name][known].numpy(), said[known.numpy()])
+        return found
+
+    def people(self) -> dict[str, int]:
+        """How many held-out subjects have a known label, by site; however many records they have."""
+        found = {}
+        for work, batch in zip(self.works, self.batches, strict=True):
+            known = is_labelled(batch.labels[work.agreement.config.objective.task])
+            found[work.site.name] = len(set(batch.subjects[known].tolist()))
         return found
 
     def ranks(self, weights: Arrays) -> dict[str, Ranks]:
@@ -141,10 +145,9 @@ def open_bench(sites: tuple[Site, ...], run: str, released: Arrays) -> Bench:
 
 def pooled(measured: Mapping[str, Measured]) -> Measured:
     """All sites' rows together."""
+    held = [item for item in measured.values() if len(item.labels)] or list(measured.values())[:1]
     return Measured(
-        next(iter(measured.values())).task,
-        np.concatenate([item.labels for item in measured.values()]),
-        np.concatenate([item.answers for item in measured.values()]),
+        held[0].task, np.concatenate([item.labels for item in held]), np.concatenate([item.answers for item in held])
     )
 
 
@@ -160,13 +163,14 @@ def exact_test(bench: Bench, weights: Arrays) -> ExactTest:
     for condition in conditions_of(read_modalities(objective.parts, bench.batches[0].values)):
         under = pooled(bench.score(weights, condition.keep)).figures
         conditions[condition.name] = ConditionTest(under.get("accuracy"), under.get("auroc"), under)
+    people = bench.people()
     return ExactTest(
-        num_subjects=sum(len(set(batch.subjects.tolist())) for batch in bench.batches),
+        num_subjects=sum(people.values()),
         pooled_accuracy=overall.get("accuracy"),
         site_mean_accuracy=float(np.mean(accuracies)) if accuracies else None,
         auroc=overall.get("auroc"),
         sites={
-            name: SiteTest(len(by_site[name].labels), figures.get("accuracy"), figures.get("auroc"), figures)
+            name: SiteTest(people[name], figures.get("accuracy"), figures.get("auroc"), figures)
             for name, figures in found.items()
         },
         conditions=conditions,

@@ -38,19 +38,20 @@ def summary(record: RunRecord, folder: str) -> Json:
 
 def table(record: RunRecord, folder: str) -> Group:
     """The closing table, its red lines, and where the reports are."""
-    quality = Table(
-        title=f"{record.experiment}: {record.rounds_planned} rounds in {record.seconds:.1f} s", title_justify="left"
-    )
+    deltas = sorted({f"{cohort.delta:g}" for site in record.sites for cohort in site.cohorts})
+    at = f", δ {' and '.join(deltas)}" if deltas else ""
+    title = f"{record.experiment}: {record.rounds_planned} rounds in {record.seconds:.1f} s{at}"
+    quality = Table(title=title, title_justify="left")
     shown = headline(record.kind)
     titles = (_SHORT.get(metric, TITLES[metric]) for metric in shown)
-    for name in ("site", "subjects", *titles, "ε training", "ε held out", "δ"):
+    for name in ("site", "subjects", *titles, "ε\ntraining", "ε\nheld out"):
         quality.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
     for site in record.sites:
         quality.add_row(site.name, *_quality(record, site.name, shown), *_epsilons(site))
     if record.test is not None:
         quality.add_section()
         together = (_number(measured(record.test, metric)) for metric in shown)
-        quality.add_row("all together", str(record.test.num_subjects), *together, "", "", "")
+        quality.add_row("all together", str(record.test.num_subjects), *together, "", "")
     lines = [Text(f"{box.title}: {box.text}", style="bold red") for box in red_boxes(record)]
     if record.promise.kind == "distributed":
         limit = too_many_colluders(len(record.sites))
@@ -60,6 +61,8 @@ def table(record: RunRecord, folder: str) -> Group:
         found = record.released.conditions["all"]
         said = ", ".join(f"{name} {_interval(found[name])}" for name in shown if name in found)
         lines.append(Text(f"Released by the protocol, with its noise: {said}", style="dim"))
+    if record.honesty:
+        lines.append(Text(f"The data: {record.honesty}", style="dim"))
     pages = [name for name in _PAGES if name != "Audit" or record.audit is not None]
     lines += [Text(f"{name}: {folder}/{_PAGES[name]}") for name in pages]
     return Group(quality, *lines)
@@ -132,12 +135,12 @@ def _quality(record: RunRecord, name: str, shown: tuple[str, ...]) -> tuple[str,
     return str(site.num_subjects), *(_number(measured(site, metric)) for metric in shown)
 
 
-def _epsilons(site: SiteRecord) -> tuple[str, str, str]:
+def _epsilons(site: SiteRecord) -> tuple[str, str]:
     by_cohort = {cohort.cohort: cohort for cohort in site.cohorts}
     if not by_cohort:
-        return "no DP", "no DP", ""
+        return "no DP", "no DP"
     shown = [f"{by_cohort[name].pld:.3f}" if name in by_cohort else "" for name in ("train", "test")]
-    return shown[0], shown[1], f"{next(iter(by_cohort.values())).delta:g}"
+    return shown[0], shown[1]
 
 
 def _number(value: float | None) -> str:

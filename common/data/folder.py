@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from common.data.cells import label_column, level_column, tabular_readings
 from common.data.error import DataError, wrong
+from common.data.faults import sentence
 from common.data.manifest import Manifest, inside, read_manifest
 from common.data.modalities import TabularSpec
-from common.data.readings import KINDS, Readings
+from common.data.readings import Readings
 from common.data.records import Decode, decode_here, record_readings
 from common.data.schema import FolderSpec
 
@@ -24,7 +24,7 @@ __all__ = ["DataError", "SiteData", "read_site", "read_spec"]
 
 SPLITS = ("train", "valid", "test")
 _TRAIN_SHARE = 0.7
-_OPTION = 2  # where an option of a modality stands in a key
+_MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -89,20 +89,9 @@ def read_spec(folder: Path) -> FolderSpec:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
         return FolderSpec.model_validate(plain)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise wrong(path, f"{_key_of(first)}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise wrong(path, sentence(error.errors(include_url=False)[0])) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise wrong(path, f"not readable as YAML ({' '.join(str(error).split())})") from error
-
-
-def _key_of(error: ErrorDetails) -> str:
-    """Name the key as it stands in the file: pydantic puts a modality's kind between its name and its options."""
-    parts = [str(part) for part in error["loc"]]
-    if parts[:1] == ["modalities"] and len(parts) > _OPTION and parts[2] in KINDS:
-        del parts[2]
-    if error["type"].startswith("union_tag"):
-        parts.append("kind")
-    return ".".join(parts) or "the file"
 
 
 def read_site(folder: Path, *, split_seed: int, decode: Decode = decode_here, identified: bool = False) -> SiteData:
@@ -159,7 +148,8 @@ def _check_columns(manifest: Manifest, spec: FolderSpec) -> None:
     wanted |= {attribute.column: f"attribute {name}" for name, attribute in spec.attributes.items()}
     for column, what in wanted.items():
         if column not in manifest.columns:
-            problem = f"dataset.yaml names this column for {what}, and the manifest has no such column"
+            there = ", ".join(manifest.columns[:_MOST_NAMED]) + (", ..." if len(manifest.columns) > _MOST_NAMED else "")
+            problem = f"dataset.yaml names this column for {what}; the manifest has {there or 'no column'}"
             raise wrong(manifest.path, problem, row=1, column=column)
 
 

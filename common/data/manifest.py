@@ -70,6 +70,8 @@ def _read_csv(path: Path) -> tuple[tuple[str, ...], tuple[Row, ...]]:
             columns = tuple(cell.strip() for cell in next(reader, ()))
             if not columns:
                 raise wrong(path, "the file is empty: a header was expected", row=1)
+            if len(columns) == 1 and (other := next((mark for mark in ";\t|" if mark in columns[0]), None)):
+                raise wrong(path, f"its cells are divided by {other!r}: save it with commas", row=1)
             line = reader.line_num + 1
             for cells in reader:  # a quoted cell may span lines: a row is named by its first
                 if cells and len(cells) != len(columns):
@@ -77,7 +79,9 @@ def _read_csv(path: Path) -> tuple[tuple[str, ...], tuple[Row, ...]]:
                 if cells:
                     rows.append(Row(line, dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
                 line = reader.line_num + 1
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
+        raise wrong(path, f"not a readable CSV file ({error}): save it as UTF-8") from error
+    except (csv.Error, OSError) as error:
         raise wrong(path, f"not a readable CSV file ({error})") from error
     return columns, tuple(rows)
 

@@ -39,6 +39,8 @@ def _nothing_left(place: Path) -> bool:
         ("audit.attributes=[shoe]", "audit.attributes"),
         ("drop=[atlantis@1]", "drop"),
         ("data.root=nowhere", "data.root"),
+        ("data=heart", "data.root is not read by data=heart; for your own folders: experiment=folders"),
+        ("secagg.k_min=5", "secagg.k_min: every sum takes 5 sites at least, and here are 4"),
         ("fusion.kind=cross fusion.query=shoes", "fusion.query"),
     ],
 )
@@ -145,3 +147,10 @@ def test_test_noise_is_refused_outside_tests(tmp_path: Path, monkeypatch: pytest
     assert code in {WRONG, REFUSED}
     assert "FEDMOSAIC_TESTING" in err
     assert _nothing_left(tmp_path)
+
+
+def test_a_site_folder_given_as_the_root_is_told_from_the_folder_around_it(tmp_path: Path) -> None:
+    inside = f"data.root={toy_root(tmp_path) / 'site-0'}"
+    code, _, err = _say(tmp_path, *SMALL, inside)
+    assert code == WRONG
+    assert "it is a site folder itself: give the one around it" in err

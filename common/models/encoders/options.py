@@ -5,7 +5,7 @@ What stands at None follows from the modality's public description, so that no d
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,7 @@ class LinearOptions(Section):
     """A table: a linear map of its features."""
 
     kind: Literal["linear"] = "linear"
+    reads: ClassVar[tuple[str, ...]] = ("tabular",)
 
 
 class _TransformerOptions(Section):
@@ -45,6 +46,7 @@ class BytesOptions(_TransformerOptions):
     """A text: a transformer over patches of its bytes."""
 
     kind: Literal["bytes"] = "bytes"
+    reads: ClassVar[tuple[str, ...]] = ("text",)
     patch: int = Field(default=4, ge=1, le=64, description="Bytes that are one token together.")
 
 
@@ -52,6 +54,7 @@ class VitOptions(_TransformerOptions):
     """An image: a transformer over its patches."""
 
     kind: Literal["vit"] = "vit"
+    reads: ClassVar[tuple[str, ...]] = ("image",)
     patch: int | None = Field(
         default=None, ge=1, le=1024, description="Side of a patch in pixels; default: an eighth of the longer side."
     )
@@ -61,6 +64,7 @@ class CnnOptions(Section):
     """An image: convolutions with GroupNorm; every stage halves height and width."""
 
     kind: Literal["cnn"] = "cnn"
+    reads: ClassVar[tuple[str, ...]] = ("image",)
     channels: Channels = Field(default=16, description="Channels of the first stage; later stages have twice as many.")
     stages: int | None = Field(
         default=None, ge=1, le=9, description="Halvings; default: until at most 8 places a side are left."
@@ -71,6 +75,7 @@ class MelOptions(Section):
     """A sound: its log-mel spectrum, and convolutions with GroupNorm over time and frequency."""
 
     kind: Literal["mel"] = "mel"
+    reads: ClassVar[tuple[str, ...]] = ("audio",)
     mels: int = Field(default=64, ge=8, le=256, description="Bands of the spectrum.")
     hop_seconds: float = Field(default=0.01, gt=0, le=10, description="Time from one spectrum to the next.")
     window_seconds: float = Field(default=0.025, gt=0, le=10, description="Length of sound in one spectrum.")
@@ -82,6 +87,7 @@ class PatchesOptions(Section):
     """A signal: patches of time, and convolutions with GroupNorm over them."""
 
     kind: Literal["patches"] = "patches"
+    reads: ClassVar[tuple[str, ...]] = ("signal",)
     patch: int | None = Field(
         default=None, ge=1, description="Samples of one token; default: so many that there are 64."
     )
@@ -102,19 +108,9 @@ EncoderOptions = Annotated[
     | TorchvisionOptions,
     Field(discriminator="kind"),
 ]
-# The kinds of modality that an encoder reads.
-READS: dict[str, tuple[str, ...]] = {
-    "linear": ("tabular",),
-    "bytes": ("text",),
-    "cnn": ("image",),
-    "vit": ("image",),
-    "mel": ("audio",),
-    "patches": ("signal",),
-    "minilm": ("text",),
-    "efficientnet_lite0": ("image",),
-    "huggingface": ("text", "image", "audio"),
-    "torchvision": ("image",),
-}
+_EVERY: tuple[type[EncoderOptions], ...] = get_args(get_args(EncoderOptions)[0])
+READS: dict[str, tuple[str, ...]] = {options.model_fields["kind"].default: options.reads for options in _EVERY}
+"""By encoder, the kinds of modality that it reads."""
 DEFAULTS: dict[str, EncoderOptions] = {
     "tabular": LinearOptions(),
     "text": BytesOptions(),

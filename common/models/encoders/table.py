@@ -72,10 +72,10 @@ def refuse_misfit(name: str, spec: ModalitySpec, options: EncoderOptions) -> Non
     Raises:
         ValueError: it does not.
     """
-    if spec.kind not in READS[options.kind]:
+    if spec.kind not in options.reads:
         fitting = ", ".join(kind for kind, reads in READS.items() if spec.kind in reads)
         raise ValueError(
-            f"model.encoders.{name}: {options.kind} reads {' or '.join(READS[options.kind])}, and {name} is"
+            f"model.encoders.{name}: {options.kind} reads {' or '.join(options.reads)}, and {name} is"
             f" {spec.kind}; for that there is {fitting}"
         )
 
