@@ -12,7 +12,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # A hostile server may write the configuration, so a path stays inside the folder that the institution chose.
 _PART = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"  # neither hidden nor the folder above
 Inside = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$", max_length=256)]
-# Whether a hash fits is answered before anything is charged, so no other file may be asked for: neither policy nor table.
+# Whether a hash fits is answered uncharged, so nothing else may be asked for: neither a policy nor a table.
 Weights = Annotated[str, Field(pattern=rf"^({_PART}/)*{_PART}\.safetensors$", max_length=256)]
 
 
