@@ -120,7 +120,7 @@ def _checksum(row: np.void) -> int:
 
 def _key_of(cell: Cell, spec: ModalitySpec) -> bytes:
     digest = hashlib.sha256(json.dumps([_code(), spec.model_dump_json(), cell.text, cell.identified]).encode())
-    for path in with_companions(cell.path()):
+    for path in with_companions(cell.manifest.parent, cell.path()):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.digest()

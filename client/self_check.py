@@ -10,12 +10,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client import trial
 from client.arithmetic import make_reproducible, rows_at_once
 from client.bundle import bundle_hash
+from client.hiding_trial import check_hiding
 from client.policy import Refused
 from client.stages import alone
 from client.step_audit import num_canaries, observe, plan_of
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 OBSERVATIONS = 300
 CERTIFICATE = "certificate.json"
 _PACKAGES = ("torch", "opacus", "numpy", "scipy", "cryptography", "dp-accounting")
+_OPTIONAL = ("torchaudio", "torchvision", "transformers", "tokenizers", "peft", "efficientnet-lite-pytorch")
 _SEES = (
     "the model's own step against one subject at a time in double precision, and the bound on what one subject moves",
     "the noise of every parameter, and of one step beside the next; who is drawn; the divisor; saved and loaded blocks",
+    "that what a step hides of a record is drawn from the secret stream that its noise comes from",
     "on a small model of two modalities: a sensitivity, a noise or a weight beyond what is charged",
 )
 _OWN_NOISE = "that a round is the sum of its noised steps and moves all that is trained, and nothing else"
@@ -99,7 +103,8 @@ def _is_certified(path: Path, plan_hash: str) -> bool:
 @cache
 def software() -> dict[str, str]:
     """What a step runs on: versions, and one hash over the program's own files."""
-    packages = {name: version(name) for name in _PACKAGES}
+    there = {name for name in _OPTIONAL if find_spec(name.replace("-", "_")) is not None}
+    packages = {name: version(name) for name in (*_PACKAGES, *sorted(there))}
     return {"source": bundle_hash(), "python": platform.python_version(), **packages}
 
 
@@ -115,6 +120,7 @@ def _tried(config_json: str, plan_json: str, honest: int) -> StepCertificate:
     trial.check_not_finite(tried)
     noise = trial.check_noise(tried)
     trial.check_sampling(tried, training)
+    check_hiding(tried, training)
     if plan.lattice is None:  # otherwise a site takes no step itself: it sends its part of one
         trial.check_round(tried)
         trial.check_moves(tried, training)

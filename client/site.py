@@ -128,7 +128,8 @@ def site_data(site: Site, split_seed: int, decoder: Decoder | None = None) -> Si
     policy = read_policy(site.policy_path)
     kept, identified = not policy.encrypt_features, policy.allow_identified_files
     table = _stamp(sorted(path for path in site.folder.iterdir() if path.is_file()))
-    files = _stamp(part for name in _named(site.folder, table) for part in with_companions(site.folder / name))
+    paths = (site.folder / name for name in _named(site.folder, table))
+    files = _stamp(part for path in paths for part in with_companions(site.folder, path))
     newest, key = _newest(site, split_seed), (table, files, kept, identified)
     data = newest.get(key)
     if data is None:

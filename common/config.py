@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from common.data.schema import PlainName, Schema
 from common.models.backbones.options import BackboneOptions
 from common.models.encoders.options import EncoderOptions
-from common.objectives import TASK_ONLY, Part, check_parts, check_setting, hidden
+from common.objectives import TASK_ONLY, Part, check_parts, check_setting
 from common.section import Section
 
 Positive = Annotated[float, Field(gt=0)]
@@ -271,14 +271,9 @@ class Config(Section):
             raise ValueError("model.precision=bfloat16 and model.recompute need privacy.engine=bookkeeping")
         if self.model.encoders and self.model.kind != "transformer":
             raise ValueError(f"model.encoders needs model=transformer, which has encoders, got {self.model.kind}")
-        check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen)
-        for name in hidden(self.objective.parts):
-            options = self.model.encoders.get(name)
-            if isinstance(options, BackboneOptions) and options.adapter is None:
-                raise ValueError(
-                    f"objective.parts: masked_tokens hides pieces of {name} from its encoder, and a pretrained network"
-                    " without an adapter has read them before"
-                )
+        networks = {name: one for name, one in self.model.encoders.items() if isinstance(one, BackboneOptions)}
+        read_once = tuple(name for name, one in networks.items() if one.adapter is None)
+        check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen, read_once)
         if self.privacy.kind == "distributed":
             self._check_distributed()
         return self

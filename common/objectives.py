@@ -130,8 +130,17 @@ def check_parts(parts: tuple[Part, ...]) -> None:
                 raise ValueError(f"objective.parts: {name} is told by a caption, so {part.kind} may not read it")
 
 
-def check_setting(parts: tuple[Part, ...], privacy: str, model: str, frozen: Sequence[str]) -> None:
+def check_setting(
+    parts: tuple[Part, ...], privacy: str, model: str, frozen: Sequence[str], read_once: Sequence[str]
+) -> None:
     """Refuse parts that a run cannot have: what clipping cannot bound, and what could only collapse or look.
+
+    Args:
+        parts: of the objective.
+        privacy: its kind.
+        model: its kind.
+        frozen: blocks that are not trained.
+        read_once: modalities that a pretrained network without an adapter reads.
 
     Raises:
         ValueError: the sentence says which, and why.
@@ -152,6 +161,11 @@ def check_setting(parts: tuple[Part, ...], privacy: str, model: str, frozen: Seq
             raise ValueError(
                 f"objective.parts: masked_tokens hides pieces of {part.modality} from its encoder, and a frozen one has"
                 " read them before"
+            )
+        if isinstance(part, MaskedTokens) and part.modality in read_once:
+            raise ValueError(
+                f"objective.parts: masked_tokens hides pieces of {part.modality} from its encoder, and a pretrained"
+                " network without an adapter has read them before"
             )
 
 

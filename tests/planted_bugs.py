@@ -11,18 +11,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client import shared_noise, train, trial
+from client import dp, shared_noise, train, trial
 from client.dp import Clipping
 from client.dp import clipped_sum as _sum
+from client.hiding import Hiding, Uniforms
+from client.hiding import conceal as _conceal
 from client.train import LocalTraining
 from common.bookkeeping import engine
 from common.bookkeeping.engine import ClippedSum
 from common.bookkeeping.rows import RowIndex
 from common.data.batch import Batch, take
+from common.models.loss import row_losses as _losses
+from common.models.outputs import Paired, Told
+from common.models.parts import ObjectiveParts, Seen
+from common.objectives import Anchor, Part
 from common.privacy.lattice import share_std as _share_std
 from common.privacy.noise import NoiseSource
 from common.privacy.plan import PrivacyPlan
+from common.seeds import numpy_generator
 
+_anchored, _restored = ObjectiveParts._anchored, ObjectiveParts._restored
 _noise, _draw, _descend, _part = train.add_noise, train.draw_sample, train._descend, engine.part_sum
 Gradients = dict[str, Tensor]
 
@@ -115,6 +123,28 @@ def _lazy(model: nn.Module, training: LocalTraining, gradients: object) -> None:
         first.copy_(kept)
 
 
+def _two_rows(model: nn.Module, batch: Batch, *, task: str, auxiliary_weight: float, parts: tuple[Part, ...]) -> Tensor:
+    losses = _losses(model, batch, task=task, auxiliary_weight=auxiliary_weight, parts=parts)
+    return losses + 0.01 * losses.roll(1)
+
+
+def _of_the_batch(self: ObjectiveParts, part: Anchor, seen: Seen, _strangers: Tensor) -> Paired:
+    return _anchored(self, part, seen, seen.mean(part.target))
+
+
+def _told_by_neighbours(self: ObjectiveParts, name: str, seen: Seen) -> Told:
+    told = _restored(self, name, seen)
+    return Told(told.answers, told.target.roll(1, dims=0), told.counted)
+
+
+def _in_public(sample: Batch, dropout: float, hiding: Hiding, _uniforms: Uniforms) -> Batch:
+    return _conceal(sample, dropout, hiding, lambda label, size: numpy_generator(0, label).random(size))
+
+
+def _once_for_all(sample: Batch, dropout: float, hiding: Hiding, uniforms: Uniforms) -> Batch:
+    return _conceal(sample, dropout, hiding, lambda label, size: uniforms(label.partition("/")[0], size) * 0 + 0.4)
+
+
 MEAN_OF = 40.0  # the divisor of the plans that these bugs are planted under
 BUGS = {
     "sqrt(2) times the sensitivity": _clipping(_further),
@@ -136,6 +166,13 @@ BROKEN_SET_UPS = {
     "another divisor": _noising(lambda sums, noise, label, plan: _scaled(_noise(sums, noise, label, plan), 1.01)),
     "a number that is none spoils the sum": _clipping(_fragile),
     "a part that does not move": Bug(((train, "_descend", _lazy),)),
+}
+WITH_PARTS = {
+    "a loss that looks at two rows": Bug(((dp, "row_losses", _two_rows),)),
+    "a stranger bank made of the batch": Bug(((ObjectiveParts, "_anchored", _of_the_batch),)),
+    "pieces that are a neighbour's": Bug(((ObjectiveParts, "_restored", _told_by_neighbours),)),
+    "masking drawn from the public seed": Bug(((train, "conceal", _in_public),)),
+    "the same masking in all records": Bug(((train, "conceal", _once_for_all),)),
 }
 SHARED = {
     "half the share of noise": Bug(((shared_noise, "share_std", lambda *given: _share_std(*given) / 2),)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from common.data.manifest import Manifest
 from common.data.modalities import AudioSpec, ImageSpec, ModalitySpec, SignalSpec, TabularSpec, TextSpec
 from common.data.readers.cell import Cell
 from common.data.readers.images import read_image
-from common.data.readers.recordings import companions
+from common.data.readers.recordings import companion, companions
 from common.data.readers.signals import read_signal
 from common.data.readers.sounds import read_sound
 from common.data.readers.texts import SUFFIX, read_text
@@ -96,12 +97,21 @@ def file_names(manifest: Manifest, spec: ModalitySpec) -> tuple[str, ...]:
     return tuple(cell for cell in named if not isinstance(spec, TextSpec) or cell.lower().endswith(SUFFIX))
 
 
-def with_companions(path: Path) -> tuple[Path, ...]:
-    """A file and those that it names beside itself."""
-    try:
-        return (path, *(path.parent / name for name in companions(path))) if path.suffix.lower() == ".hea" else (path,)
-    except (OSError, ValueError):
-        return (path,)  # whoever reads it will say what is wrong with it
+def with_companions(folder: Path, path: Path) -> tuple[Path, ...]:
+    """A file and those that it names beside itself.
+
+    Guarantees:
+        inside: none of them leaves the site folder, and none is a device or a pipe, on which a reader would wait: a
+            patient may have written the header.
+    """
+    if path.suffix.lower() != ".hea":
+        return (path,)
+    found = [path]
+    with suppress(OSError, ValueError):  # whoever reads it will say what is wrong with it
+        for name in companions(path):
+            with suppress(DataError):
+                found.append(companion(folder, path, name))
+    return tuple(found)
 
 
 def decode_here(cells: Sequence[Cell], spec: ModalitySpec) -> Records:

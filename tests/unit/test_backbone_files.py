@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -66,6 +67,33 @@ def test_a_network_whose_hash_nobody_recorded_is_refused() -> None:
 def test_a_configuration_names_no_folder_outside_the_institutions_own(folder: str) -> None:
     with pytest.raises(ValueError, match="folder"):
         HuggingFaceOptions(folder=folder)
+
+
+@pytest.mark.parametrize("weights", ["policy.yaml", "site/manifest.csv", "a.safetensors/../b", ".safetensors"])
+def test_a_server_cannot_have_a_hash_of_another_file_than_weights_compared(weights: str) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        TorchvisionOptions(architecture="resnet18", weights=weights)
+
+
+def test_without_a_named_folder_nothing_is_looked_for_where_a_site_may_keep_its_own_files(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEDMOSAIC_BACKBONES")
+    monkeypatch.chdir(pretrained)
+    with pytest.raises(ValueError, match=r"holds no \.safetensors file"):
+        hash_of(HuggingFaceOptions(folder="bert"))
+
+
+def test_bytes_that_were_exchanged_under_the_same_size_and_time_are_other_bytes(pretrained: Path) -> None:
+    options, weights = HuggingFaceOptions(folder="bert"), pretrained / "bert" / "model.safetensors"
+    before, body, about = hash_of(options), weights.read_bytes(), weights.stat()
+    try:
+        weights.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+        os.utime(weights, ns=(about.st_atime_ns, about.st_mtime_ns))
+        assert hash_of(options) != before
+    finally:
+        weights.write_bytes(body)
+    assert hash_of(options) == before
 
 
 def test_a_folder_of_pickles_or_with_missing_weights_is_refused(pretrained: Path, tmp_path: Path) -> None:

@@ -144,6 +144,22 @@ def test_a_header_cannot_name_files_outside_the_folder(tmp_path: Path, name: str
         read(path)
 
 
+def test_a_header_that_two_readers_read_in_two_ways_does_not_lead_outside_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    path = write_wfdb(folder / "one.hea")
+    data = (folder / "one.dat").read_bytes()
+    (tmp_path / "outside.dat").write_bytes(data)
+    (folder / "two.dat").symlink_to(tmp_path / "outside.dat")
+    plain = path.read_text().replace("one.dat", "two.dat")
+    first, *rest = plain.splitlines()
+    for hides in (" #x", "# x\x85one.dat 16"):  # a remark to one reader, a signal's line to another
+        (folder / "#x").write_bytes(data)
+        path.write_bytes("\n".join([first, *[hides] * 2, *rest]).encode("latin-1"))
+        with pytest.raises(DataError, match=r"which is not beside it|read in two ways"):
+            read(path)
+
+
 def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for path, data in ((write_wfdb(tmp_path / "one.hea"), "one.dat"), (write_edf(tmp_path / "one.edf"), "one.edf")):
         (tmp_path / data).write_bytes((tmp_path / data).read_bytes()[:-600])

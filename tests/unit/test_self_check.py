@@ -22,11 +22,17 @@ from common.privacy.step_audit import StepCertificate
 from common.releases import schema_of
 from simulations.run import Prepared
 from tests.federation_run import prepare_toy
-from tests.planted_bugs import BROKEN_SET_UPS, BUGS, SHARED, UNDER_SAMPLING, Bug
+from tests.planted_bugs import BROKEN_SET_UPS, BUGS, SHARED, UNDER_SAMPLING, WITH_PARTS, Bug
 
 NONE = ("data.normalisation=none", "audit.attributes=[]")
 SAMPLED = (*NONE, "privacy.sampling_rate=0.3", "privacy.steps_per_round=2")
 DISTRIBUTED = (*NONE, "privacy=distributed", "privacy.delta=1e-3", "privacy.declared_subjects=40")
+
+PARTS = "[{kind:task},{kind:anchor,query:labs,target:vitals,bank:5},{kind:masked_tokens,modality:ward}]"
+WITH_EVERY_PART = (
+    *(*SAMPLED, f"objective.parts={PARTS}"),
+    *("model.frozen=[encoder/vitals]", "objective.modality_dropout=0.2"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,11 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.fixture(scope="module")
 def distributed(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare_toy(tmp_path_factory.mktemp("distributed"), *DISTRIBUTED)
+
+
+@pytest.fixture(scope="module")
+def with_parts(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare_toy(tmp_path_factory.mktemp("parts"), *WITH_EVERY_PART)
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +95,14 @@ def test_a_broken_step_is_refused_before_any_charge(
     assert _costs_nothing(sampled, "broken").startswith("Broken: ")
 
 
+@pytest.mark.parametrize("name", WITH_PARTS)
+def test_a_broken_part_of_an_objective_is_refused_before_any_charge(
+    with_parts: Prepared, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WITH_PARTS[name].plant(monkeypatch)
+    assert _costs_nothing(with_parts, "broken").startswith("Broken: ")
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_a_broken_share_of_a_step_is_refused_before_any_charge(
     distributed: Prepared, name: str, monkeypatch: pytest.MonkeyPatch
@@ -105,7 +124,7 @@ def test_saved_blocks_that_come_back_changed_are_a_no(sampled: Prepared, monkeyp
     assert "saved and loaded" in _costs_nothing(sampled, "broken")
 
 
-@pytest.mark.parametrize("which", ["sampled", "distributed"])
+@pytest.mark.parametrize("which", ["sampled", "distributed", "with_parts"])
 def test_a_sound_step_is_certified_and_charged(which: str, request: pytest.FixtureRequest) -> None:
     prepared: Prepared = request.getfixturevalue(which)
     assert prepared.plan is not None

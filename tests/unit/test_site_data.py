@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from client import site as module
+from client.decoded import Shelf
 from client.policy import Policy, write_policy
 from client.site import Site, site_data
 from common.data.decoding import Decoder
@@ -19,7 +20,7 @@ from common.data.error import DataError
 from common.data.folder import SiteData, read_site
 from common.data.readers.cell import Cell
 from tests.every_modality import write_every_modality
-from tests.files_of_every_kind import WAVES, write_dicom, write_wfdb
+from tests.files_of_every_kind import SIGNAL, WAVES, write_dicom, write_wfdb
 
 FILES = ("xray", "voice", "ppg")
 
@@ -233,3 +234,13 @@ def test_a_worker_that_dies_is_a_sentence_and_no_hang(site: Site) -> None:
     with pytest.raises(DataError, match="column xray_path: a process that decoded these files died"):
         Decoder(workers=1, report=kill)(cells, spec)
     assert active_children() == []
+
+
+@pytest.mark.parametrize("named", ["/dev/zero", "pipe.dat"])
+def test_a_header_cannot_make_a_site_wait_for_a_device_or_a_pipe(tmp_path: Path, named: str) -> None:
+    path = write_wfdb(tmp_path / "one.hea")
+    path.write_text(path.read_text().replace("one.dat", named))
+    os.mkfifo(tmp_path / "pipe.dat")
+    cell = Cell(tmp_path / "manifest.csv", 2, "file", "one.hea")
+    with pytest.raises(DataError, match="which is not beside it"):
+        Shelf(tmp_path, Decoder(workers=0))([cell], SIGNAL)

@@ -26,12 +26,15 @@ def read_wfdb(cell: Cell, path: Path, spec: SignalSpec) -> Channels:
     """
     import wfdb  # noqa: PLC0415  (optional)
 
-    for name in companions(path):
+    beside = companions(path)
+    for name in beside:
         try:
-            inside(cell.manifest.parent, str(path.parent.relative_to(cell.manifest.parent) / name))
+            companion(cell.manifest.parent, path, name)
         except DataError as error:
             raise cell.wrong(f"its header names {name!r}, which is not beside it: {error}") from error
     header = wfdb.rdheader(str(path.with_suffix("")))
+    if not {"~", *beside}.issuperset(header.file_name or ()):  # two readers of one header, of whom one was misled
+        raise cell.wrong("which files its header names can be read in two ways: write it anew")
     if not header.sig_len or not header.sig_name:
         raise cell.wrong("its header does not say how long it is, or what its signals are called: write it anew")
     places, rate = places_of(cell, header.sig_name, spec), float(header.fs)
@@ -64,11 +67,20 @@ def companions(path: Path) -> tuple[str, ...]:
     """
     with path.open("rb") as file:
         text = file.read(_LARGEST_HEADER).decode("latin-1")
-    lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line.split() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
     if not lines or len(lines[0]) < _LINE_OF_RECORD or "/" in lines[0][0]:
         raise ValueError("no header of a WFDB record in one segment: join its segments, or write EDF")
     number = int(lines[0][1].split("/")[0])
     return tuple(dict.fromkeys(line[0] for line in lines[1 : number + 1] if line[0] != "~"))
+
+
+def companion(folder: Path, header: Path, name: str) -> Path:
+    """Give the path of a file that a header names.
+
+    Raises:
+        DataError: it leaves the site folder, or is no file.
+    """
+    return inside(folder, str(header.parent.relative_to(folder) / name))
 
 
 def read_edf(cell: Cell, path: Path, spec: SignalSpec) -> Channels:

@@ -43,8 +43,8 @@ def weights_of(options: TorchvisionOptions) -> Path | None:
 
 
 def root() -> Path:
-    """The institution's folder of pretrained networks."""
-    return Path(os.environ.get("FEDMOSAIC_BACKBONES", "."))
+    """The institution's folder of pretrained networks; without one that it named, none where its own files may lie."""
+    return Path(os.environ.get("FEDMOSAIC_BACKBONES", "backbones"))
 
 
 def hash_of(options: BackboneOptions) -> str | None:
@@ -59,7 +59,7 @@ def hash_of(options: BackboneOptions) -> str | None:
     digest = hashlib.sha256()
     for path in files:
         about = path.stat()
-        digest.update(f"{path.name}\0{about.st_size}\0{_hash_of_file(path, about.st_size, about.st_mtime_ns)}".encode())
+        digest.update(f"{path.name}\0{about.st_size}\0{_hash_of_file(path, about.st_size, about.st_ctime_ns)}".encode())
     return digest.hexdigest()
 
 

@@ -12,6 +12,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # A hostile server may write the configuration, so a path stays inside the folder that the institution chose.
 _PART = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"  # neither hidden nor the folder above
 Inside = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$", max_length=256)]
+# Whether a hash fits is answered uncharged, so nothing else may be asked for: neither a policy nor a table.
+Weights = Annotated[str, Field(pattern=rf"^({_PART}/)*{_PART}\.safetensors$", max_length=256)]
 
 
 class LoraOptions(Section):
@@ -76,7 +78,9 @@ class HuggingFaceOptions(BackboneOptions):
 
     kind: Literal["huggingface"] = "huggingface"
     reads: ClassVar[tuple[str, ...]] = ("text", "image", "audio")
-    folder: Inside = Field(description="The folder, inside FEDMOSAIC_BACKBONES (default: where the command runs).")
+    folder: Inside = Field(
+        description="The folder, inside FEDMOSAIC_BACKBONES (default: `backbones` where the command runs)."
+    )
     pooled: bool = Field(default=True, description="One token a record; false: one for each place of an image.")
 
 
@@ -86,7 +90,7 @@ class TorchvisionOptions(BackboneOptions):
     kind: Literal["torchvision"] = "torchvision"
     reads: ClassVar[tuple[str, ...]] = ("image",)
     architecture: str = Field(pattern=r"^[a-z0-9_]+$", description="As torchvision.models calls it, such as resnet18.")
-    weights: Inside | None = Field(
+    weights: Weights | None = Field(
         default=None,
-        description="A safetensors file inside FEDMOSAIC_BACKBONES; default: random, always the same.",
+        description="A .safetensors file inside FEDMOSAIC_BACKBONES; default: random, always the same.",
     )
