@@ -15,11 +15,13 @@ from client import dp, shared_noise, train, trial
 from client.dp import Clipping
 from client.dp import clipped_sum as _sum
 from client.hiding import Hiding, Uniforms
+from client.hiding import conceal as _conceal
 from client.train import LocalTraining
 from common.bookkeeping import engine
 from common.bookkeeping.engine import ClippedSum
 from common.bookkeeping.rows import RowIndex
 from common.data.batch import Batch, take
+from common.models.loss import row_losses as _losses
 from common.models.outputs import Paired, Told
 from common.models.parts import ObjectiveParts, Seen
 from common.objectives import Anchor, Part
@@ -28,7 +30,6 @@ from common.privacy.noise import NoiseSource
 from common.privacy.plan import PrivacyPlan
 from common.seeds import numpy_generator
 
-_conceal, _losses = train.conceal, dp.row_losses
 _anchored, _restored = ObjectiveParts._anchored, ObjectiveParts._restored
 _noise, _draw, _descend, _part = train.add_noise, train.draw_sample, train._descend, engine.part_sum
 Gradients = dict[str, Tensor]
