@@ -268,7 +268,7 @@ class Config(Section):
             raise ValueError("model.precision=bfloat16 and model.recompute need privacy.engine=bookkeeping")
         if self.model.encoders and self.model.kind != "transformer":
             raise ValueError(f"model.encoders needs model=transformer, which has encoders, got {self.model.kind}")
-        check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen)
+        check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen, self.rounds)
         if self.privacy.kind == "distributed":
             self._check_distributed()
         return self

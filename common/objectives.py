@@ -130,7 +130,7 @@ def check_parts(parts: tuple[Part, ...]) -> None:
                 raise ValueError(f"objective.parts: {name} is told by a caption, so {part.kind} may not read it")
 
 
-def check_setting(parts: tuple[Part, ...], privacy: str, model: str, frozen: Sequence[str]) -> None:
+def check_setting(parts: tuple[Part, ...], privacy: str, model: str, frozen: Sequence[str], rounds: int) -> None:
     """Refuse parts that a run cannot have: what clipping cannot bound, and what could only collapse or look.
 
     Raises:
@@ -138,6 +138,10 @@ def check_setting(parts: tuple[Part, ...], privacy: str, model: str, frozen: Seq
     """
     from common.blocks import is_named  # noqa: PLC0415  (numpy: not before a configuration is checked)
 
+    if not any(part.weight_in(rounds) for part in parts):  # a decay never comes back
+        raise ValueError(
+            f"objective.parts: every weight is 0 by round {rounds}: it would be paid for, and learn nothing"
+        )
     for part in parts:
         if not part.per_example and privacy != "none":
             raise ValueError(f"objective.parts: {part.kind} {NOT_PER_EXAMPLE}")

@@ -227,3 +227,12 @@ def test_a_weight_follows_its_schedule() -> None:
     warm, fading = (part_of(kind="task", weight=2, schedule=kind, over=4) for kind in ("warm-up", "decay"))
     assert [warm.weight_in(number) for number in (0, 1, 2, 4, 9)] == [2.0, 0.5, 1.0, 2.0, 2.0]
     assert [fading.weight_in(number) for number in (0, 1, 2, 4, 9)] == [2.0, 1.5, 1.0, 0.0, 0.0]
+
+
+def test_rounds_in_which_every_part_has_faded_are_refused() -> None:
+    fading = {"kind": "task", "schedule": "decay", "over": 4}
+    assert compose([*asking(fading), "rounds=3"]).objective.parts[0].weight_in(3) > 0
+    with pytest.raises(ConfigError, match="every weight is 0 by round 4"):
+        compose([*asking(fading), "rounds=4"])
+    lasting = {"kind": "anchor", "query": "labs", "target": "ecg"}
+    compose([*asking(fading, lasting), "rounds=4", "model.frozen=[encoder/ecg]"])
