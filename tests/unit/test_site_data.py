@@ -188,6 +188,25 @@ def test_a_damaged_record_of_somebody_who_left_does_not_stay(tmp_path: Path) -> 
     assert not shelf.path(SIGNAL).exists()
 
 
+def test_a_file_that_changes_while_it_is_read_is_not_kept_as_what_it_was(tmp_path: Path) -> None:
+    one, two = (write_wfdb(tmp_path / name) for name in FOR_TWO)
+    cells, data = (
+        [Cell(tmp_path / "manifest.csv", 2, "file", path.name) for path in (one, two)],
+        two.with_suffix(".dat"),
+    )
+    before, folder = data.read_bytes(), tmp_path / "decoded"
+    folder.mkdir()
+
+    def meanwhile(_column: str, done: int, _of: int) -> None:
+        if done == 1:  # before the second is decoded
+            data.write_bytes(bytes(len(before)))
+
+    Shelf(folder, Decoder(workers=0, report=meanwhile))(cells, SIGNAL)
+    data.write_bytes(before)
+    again = Shelf(folder, Decoder(workers=0))(cells, SIGNAL)
+    np.testing.assert_array_equal(again.values, Decoder(workers=0)(cells, SIGNAL).values)
+
+
 def test_what_a_killed_process_left_half_written_is_removed(site: Site) -> None:
     read(site)
     draft = site.decoded_path / f".{kept(site)[0].name}.0123.draft"
