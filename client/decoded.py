@@ -57,7 +57,9 @@ class Shelf:
             else:
                 values[place], lengths[place] = kept[key]["values"], kept[key]["length"]
         found = Records(values, lengths)
-        if missing or set(keys) != set(kept):
+        if any(_key_of(cells[place], spec) != keys[place] for place in missing):
+            self.path(spec).unlink(missing_ok=True)  # a file changed between its hash and its decoding: whose is what?
+        elif missing or set(keys) != set(kept) or not self.path(spec).exists():
             self._write(spec, keys, found)
         return found
 
@@ -73,14 +75,21 @@ class Shelf:
                 path.unlink()
 
     def _read(self, spec: ModalitySpec) -> dict[bytes, np.void]:
-        """Map the file's sound records by their keys; none where it is missing or foreign."""
+        """Map the file's sound records by their keys; none where it is missing or foreign.
+
+        A file with anything else in it is removed: that may be of somebody who left, and nobody could tell.
+        """
+        sound: dict[bytes, np.void] = {}
         try:
             rows = np.lib.format.open_memmap(self.path(spec), mode="r")
+            if rows.dtype == _row_type(spec) and rows.ndim == 1:
+                sound = {row["key"].tobytes(): row for row in rows if row["checksum"] == _checksum(row)}
+            whole = len(sound) == len(rows)
         except (OSError, ValueError, SyntaxError, OverflowError):
-            return {}
-        if rows.dtype != _row_type(spec) or rows.ndim != 1:
-            return {}
-        return {row["key"].tobytes(): row for row in rows if row["checksum"] == _checksum(row)}
+            whole = False
+        if not whole:
+            self.path(spec).unlink(missing_ok=True)
+        return sound
 
     def _write(self, spec: ModalitySpec, keys: Sequence[bytes], records: Records) -> None:
         """Replace the file, whole or not at all; its owner alone may read it."""

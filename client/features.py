@@ -4,8 +4,8 @@ A record's features are looked up by a hash of the very numbers that its encoder
 whether they are there. So another value, another scaling, another schema or another way of reading a file is another
 record. Beside that stand a hash of the encoder's weights, of what it was built from and of its code, and how many rows
 were computed together: any change throws all of it away. A file holds exactly the records of one cohort that were asked
-for last: who has left the folder is gone from it with the next round, and the file is gone with the next round that
-does not freeze its encoder.
+for last: who has left the folder is gone from it with the next round, or table, that reads this cohort, and the file is
+gone with the next one that does not freeze its encoder. Until then it stays, also after the run.
 """
 
 from __future__ import annotations

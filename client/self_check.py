@@ -6,11 +6,11 @@ What is wrong there would spend budget on nothing, or release more than was char
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,8 +103,10 @@ def _is_certified(path: Path, plan_hash: str) -> bool:
 @cache
 def software() -> dict[str, str]:
     """What a step runs on: versions, and one hash over the program's own files."""
-    there = {name for name in _OPTIONAL if find_spec(name.replace("-", "_")) is not None}
-    packages = {name: version(name) for name in (*_PACKAGES, *sorted(there))}
+    packages = {name: version(name) for name in _PACKAGES}
+    for name in _OPTIONAL:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
     return {"source": bundle_hash(), "python": platform.python_version(), **packages}
 
 

@@ -65,6 +65,7 @@ def validate(text: str) -> Config:
         _check_frozen(config.model.frozen, tuple(config.data_schema.modalities))
     if config.data_schema is not None:
         _check_parts(config.objective.parts, config.data_schema)
+    _check_networks(config.objective.parts, config.model.encoders)
     return config
 
 
@@ -80,6 +81,21 @@ def _check_parts(parts: tuple[Part, ...], schema: Schema) -> None:
                     f"objective.parts: a caption tells a text, and {name} is {schema.modalities[name].kind}"
                 )
     read_modalities(parts, schema.modalities)
+
+
+def _check_networks(parts: tuple[Part, ...], encoders: Mapping[str, EncoderOptions]) -> None:
+    """An adapter trains what an anchor needs fixed; a network without one has read, before, what would be hidden."""
+    for part in parts:
+        for name in named_modalities(part):
+            network = encoders.get(name)
+            if not isinstance(network, BackboneOptions):
+                continue
+            if part.kind == "anchor" and name == part.target and network.adapter is not None:
+                raise ConfigError(f"objective.parts: anchor needs {name} fixed, and model.encoders trains its adapter")
+            if part.kind == "masked_tokens" and network.adapter is None:
+                raise ConfigError(
+                    f"objective.parts: masked_tokens hides pieces of {name}, and its network reads records once, whole"
+                )
 
 
 def _check_personal(config: Config, schema: Schema) -> None:

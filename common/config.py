@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from common.data.schema import PlainName, Schema
-from common.models.backbones.options import BackboneOptions
 from common.models.encoders.options import EncoderOptions
 from common.objectives import TASK_ONLY, Part, check_parts, check_setting
 from common.section import Section
@@ -271,9 +270,7 @@ class Config(Section):
             raise ValueError("model.precision=bfloat16 and model.recompute need privacy.engine=bookkeeping")
         if self.model.encoders and self.model.kind != "transformer":
             raise ValueError(f"model.encoders needs model=transformer, which has encoders, got {self.model.kind}")
-        networks = {name: one for name, one in self.model.encoders.items() if isinstance(one, BackboneOptions)}
-        read_once = tuple(name for name, one in networks.items() if one.adapter is None)
-        check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen, read_once)
+        check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen, self.rounds)
         if self.privacy.kind == "distributed":
             self._check_distributed()
         return self

@@ -130,9 +130,7 @@ def check_parts(parts: tuple[Part, ...]) -> None:
                 raise ValueError(f"objective.parts: {name} is told by a caption, so {part.kind} may not read it")
 
 
-def check_setting(
-    parts: tuple[Part, ...], privacy: str, model: str, frozen: Sequence[str], read_once: Sequence[str]
-) -> None:
+def check_setting(parts: tuple[Part, ...], privacy: str, model: str, frozen: Sequence[str], rounds: int) -> None:
     """Refuse parts that a run cannot have: what clipping cannot bound, and what could only collapse or look.
 
     Args:
@@ -140,13 +138,17 @@ def check_setting(
         privacy: its kind.
         model: its kind.
         frozen: blocks that are not trained.
-        read_once: modalities that a pretrained network without an adapter reads.
+        rounds: of the run.
 
     Raises:
         ValueError: the sentence says which, and why.
     """
     from common.blocks import is_named  # noqa: PLC0415  (numpy: not before a configuration is checked)
 
+    if not any(part.weight_in(rounds) for part in parts):  # a decay never comes back
+        raise ValueError(
+            f"objective.parts: every weight is 0 by round {rounds}: it would be paid for, and learn nothing"
+        )
     for part in parts:
         if not part.per_example and privacy != "none":
             raise ValueError(f"objective.parts: {part.kind} {NOT_PER_EXAMPLE}")
@@ -161,11 +163,6 @@ def check_setting(
             raise ValueError(
                 f"objective.parts: masked_tokens hides pieces of {part.modality} from its encoder, and a frozen one has"
                 " read them before"
-            )
-        if isinstance(part, MaskedTokens) and part.modality in read_once:
-            raise ValueError(
-                f"objective.parts: masked_tokens hides pieces of {part.modality} from its encoder, and a pretrained"
-                " network without an adapter has read them before"
             )
 
 

@@ -201,7 +201,7 @@ def test_an_anchor_that_both_sides_could_walk_away_with_is_refused() -> None:
     run = asking({"kind": "task"}, {"kind": "masked_tokens", "modality": "ecg"})
     with pytest.raises(ConfigError, match="a frozen one has read them before"):
         compose([*run, "model.frozen=[encoder/ecg]"])
-    with pytest.raises(ConfigError, match="without an adapter has read them before"):
+    with pytest.raises(ConfigError, match="reads records once, whole"):
         compose([*run, "model.encoders.ecg.kind=minilm"])
     compose([*run, "model.encoders.ecg={kind: minilm, adapter: {kind: lora}}"])
 
@@ -230,3 +230,12 @@ def test_a_weight_follows_its_schedule() -> None:
     warm, fading = (part_of(kind="task", weight=2, schedule=kind, over=4) for kind in ("warm-up", "decay"))
     assert [warm.weight_in(number) for number in (0, 1, 2, 4, 9)] == [2.0, 0.5, 1.0, 2.0, 2.0]
     assert [fading.weight_in(number) for number in (0, 1, 2, 4, 9)] == [2.0, 1.5, 1.0, 0.0, 0.0]
+
+
+def test_rounds_in_which_every_part_has_faded_are_refused() -> None:
+    fading = {"kind": "task", "schedule": "decay", "over": 4}
+    assert compose([*asking(fading), "rounds=3"]).objective.parts[0].weight_in(3) > 0
+    with pytest.raises(ConfigError, match="every weight is 0 by round 4"):
+        compose([*asking(fading), "rounds=4"])
+    lasting = {"kind": "anchor", "query": "labs", "target": "ecg"}
+    compose([*asking(fading, lasting), "rounds=4", "model.frozen=[encoder/ecg]"])

@@ -22,6 +22,7 @@ from common.models.backbones.options import (
     TorchvisionOptions,
 )
 from common.models.model import build_model
+from common.objectives import Part
 from common.releases import schema_of
 from tests.encoder_models import (
     BACKBONE_CASES,
@@ -29,7 +30,7 @@ from tests.encoder_models import (
     config_with_backbone,
     spec_of,
 )
-from tests.example_models import Recipe
+from tests.example_models import Recipe, part_of
 
 pytestmark = pytest.mark.usefixtures("pretrained")
 TEXT = BACKBONE_CASES["bert"][0]
@@ -128,6 +129,20 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
     assert "pooled=false is for images" in refused(TEXT, HuggingFaceOptions(folder="bert", pooled=False))
     assert "no linear map ends in" in refused(image, HuggingFaceOptions(folder="resnet", adapter=LoraOptions()))
     assert "architecture must be one of" in refused(image, TorchvisionOptions(architecture="resnet19"))
+
+
+def test_a_part_that_an_adapter_would_move_or_a_network_has_read_before_is_refused() -> None:
+    def asked(part: Part, adapter: str, *frozen: str) -> str:
+        return config_with_backbone("bert", adapter, Recipe(parts=(part,), frozen=frozen)).model_dump_json()
+
+    anchor = part_of(kind="anchor", query="labs", target=CASE)
+    masked = part_of(kind="masked_tokens", modality=CASE)
+    validate(asked(anchor, "frozen", f"encoder/{CASE}"))
+    with pytest.raises(ConfigError, match="anchor needs case fixed"):
+        validate(asked(anchor, "lora", f"encoder/{CASE}"))
+    with pytest.raises(ConfigError, match="its network reads records once, whole"):
+        validate(asked(masked, "frozen"))
+    validate(asked(masked, "lora"))
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,15 @@ import pytest
 
 from client.enrolment import open_ledger
 from client.gate import answer
-from client.policy import Policy, read_policy
+from client.policy import Policy, Refused, read_policy
+from client.policy_rules import Asked, check
 from client.site import Site
+from common.data.modalities import TextSpec
 from common.messages import Advert, Enrolled, Refusal, Reply, Request, pack
+from common.objectives import Part, named_modalities
 from common.refusals import CODES
 from tests.architecture.tree import ROOT
+from tests.example_models import ANCHOR, SCHEMA, Recipe, config_of, part_of
 from tests.policy_cases import CASES, WIDE, Case, Stand, set_policy
 
 
@@ -129,3 +133,33 @@ def test_records_that_are_read_where_they_must_not_be_would_be_noticed(stand: St
     assert isinstance(say(site, stand.enrol(case.exact, "run")), Enrolled)
     with pytest.raises(AssertionError):
         assert site.logged("failed") == ()
+
+
+@pytest.mark.parametrize(
+    ("part", "block"),
+    [
+        (part_of(kind="caption", target="report"), "teller/report"),
+        (part_of(kind="masked_tokens", modality="labs"), "restorer/labs"),
+        (ANCHOR, "projection/labs"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given.kind,
+)
+def test_a_part_of_an_objective_is_a_block_and_what_it_names_a_modality_that_a_policy_can_refuse(
+    part: Part, block: str
+) -> None:
+    report = TextSpec(kind="text", column="report", max_tokens=9)
+    schema = SCHEMA.model_copy(update={"modalities": SCHEMA.modalities | {"report": report}})
+    config = config_of(Recipe(parts=(part,), frozen=("encoder/ecg",))).model_copy(update={"data_schema": schema})
+    asked = Asked(config, None, tuple(sorted(schema.modalities)), (), "0" * 64)
+    free = Policy.model_validate(
+        {"lifetime_epsilon": 8.0, "lifetime_delta": 1e-3, "allow_no_privacy": True, "allow_no_secagg": True}
+    )
+    check(free, asked)
+    families = ("encoder", "fusion", "head", "auxiliary")
+    check(free.model_copy(update={"allowed_blocks": (*families, block)}), asked)
+    with pytest.raises(Refused, match=f"allowed_blocks has .*, not {block}"):
+        check(free.model_copy(update={"allowed_blocks": families}), asked)
+    for name in named_modalities(part):
+        others = tuple(other for other in schema.modalities if other != name)
+        with pytest.raises(Refused, match=f"allowed_modalities has .*, not {name}"):
+            check(free.model_copy(update={"allowed_modalities": others}), asked)

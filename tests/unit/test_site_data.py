@@ -23,6 +23,7 @@ from tests.every_modality import write_every_modality
 from tests.files_of_every_kind import SIGNAL, WAVES, write_dicom, write_wfdb
 
 FILES = ("xray", "voice", "ppg")
+FOR_TWO = ("one.hea", "two.hea")
 
 
 @dataclass
@@ -171,6 +172,39 @@ def test_what_is_damaged_is_decoded_anew(site: Site, harm: Callable[[bytes], byt
     assert {"xray_path", "wav_path", "ppg_path"} <= set(decoded)
     same(first, again)
     assert set(read(site)[1]) == {"note"}
+
+
+def test_a_damaged_record_of_somebody_who_left_does_not_stay(tmp_path: Path) -> None:
+    cells = [Cell(tmp_path / "manifest.csv", 2, "file", write_wfdb(tmp_path / name).name) for name in FOR_TWO]
+    shelf = Shelf(tmp_path / "decoded", Decoder(workers=0))
+    shelf.folder.mkdir()
+    for left in (cells[:1], []):
+        shelf(cells, SIGNAL)
+        rows = np.lib.format.open_memmap(shelf.path(SIGNAL), mode="r+")
+        rows["values"][len(left) :] += 1  # what says whose it was is sound, what it says is not
+        rows.flush()
+        shelf(left, SIGNAL)
+        assert not shelf.path(SIGNAL).exists() or len(np.load(shelf.path(SIGNAL))) == len(left)
+    assert not shelf.path(SIGNAL).exists()
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept_as_what_it_was(tmp_path: Path) -> None:
+    one, two = (write_wfdb(tmp_path / name) for name in FOR_TWO)
+    cells, data = (
+        [Cell(tmp_path / "manifest.csv", 2, "file", path.name) for path in (one, two)],
+        two.with_suffix(".dat"),
+    )
+    before, folder = data.read_bytes(), tmp_path / "decoded"
+    folder.mkdir()
+
+    def meanwhile(_column: str, done: int, _of: int) -> None:
+        if done == 1:  # before the second is decoded
+            data.write_bytes(bytes(len(before)))
+
+    Shelf(folder, Decoder(workers=0, report=meanwhile))(cells, SIGNAL)
+    data.write_bytes(before)
+    again = Shelf(folder, Decoder(workers=0))(cells, SIGNAL)
+    np.testing.assert_array_equal(again.values, Decoder(workers=0)(cells, SIGNAL).values)
 
 
 def test_what_a_killed_process_left_half_written_is_removed(site: Site) -> None:
