@@ -36,7 +36,7 @@ test: $(READY) ## the fast tests
 	@$(BIN)/python -m pytest -m 'not slow' -n auto --maxprocesses 4 --dist loadscope $(ARGS)
 
 slow: $(READY) ## the slow tests
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow -n auto --maxprocesses 4 --dist loadscope $(ARGS)
 
 check: $(READY) ## style, types, import direction
 	$(BIN)/ruff check .

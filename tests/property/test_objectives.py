@@ -233,9 +233,9 @@ def test_a_weight_follows_its_schedule() -> None:
 
 
 def test_rounds_in_which_every_part_has_faded_are_refused() -> None:
-    fading = {"kind": "task", "schedule": "decay", "over": 4}
+    fading: dict[str, object] = {"kind": "task", "schedule": "decay", "over": 4}
     assert compose([*asking(fading), "rounds=3"]).objective.parts[0].weight_in(3) > 0
     with pytest.raises(ConfigError, match="every weight is 0 by round 4"):
         compose([*asking(fading), "rounds=4"])
-    lasting = {"kind": "anchor", "query": "labs", "target": "ecg"}
+    lasting: dict[str, object] = {"kind": "anchor", "query": "labs", "target": "ecg"}
     compose([*asking(fading, lasting), "rounds=4", "model.frozen=[encoder/ecg]"])
