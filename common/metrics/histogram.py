@@ -17,6 +17,7 @@ from common.metrics.bins import middles
 from common.metrics.figure import Figure
 from common.metrics.interval import Z95, combine, share
 
+_MOST_TIES = 0.5  # of all pairs: a model that gives everybody about one score has an AUROC that bins cannot show
 _GRID = np.linspace(0.0, 1.0, 4001)
 
 
@@ -104,6 +105,8 @@ def balanced_accuracy(histogram: Histogram, z: float = Z95) -> Figure:
 def f1(histogram: Histogram, z: float = Z95) -> Figure:
     """Harmonic mean of sensitivity and precision: 2 found / (2 found + missed + falsely called).
 
+    Where most pairs tie it cannot be said: the bins' area would be near a half, whatever the scores' is.
+
     The interval inverts a test, as the AUROC's does: all values F for which 2 found (1 - F) - F (missed + falsely
     called) is within z standard deviations of zero.
     """
@@ -150,6 +153,8 @@ def auroc(histogram: Histogram, z: float = Z95) -> Figure:
     num_negative, num_positive = float(negative.sum()), float(positive.sum())
     if num_negative < 1 or num_positive < 1:
         return Figure(None, reason="needs subjects with and without the condition")
+    if float(positive @ negative) > _MOST_TIES * num_positive * num_negative:
+        return Figure(None, reason="most pairs fall into one score bin, where their order is lost")
     won = _won(histogram.bins)
     value = float(positive @ won @ negative) / (num_positive * num_negative)
     value = min(max(value, 0.0), 1.0)

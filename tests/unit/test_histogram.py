@@ -6,7 +6,7 @@ import pytest
 from common.metrics.bins import bin_of, edge_of, middles, score_at
 from common.metrics.confusion import confusion_figures
 from common.metrics.figure import Figure
-from common.metrics.histogram import Histogram, figures
+from common.metrics.histogram import Histogram, auroc, figures
 from common.metrics.interval import Z95, combine, share
 
 MIXED = Histogram(np.array([[30.0, 15, 10, 5], [5, 10, 15, 40]]), 0.0, 2)
@@ -108,3 +108,13 @@ def test_a_confident_model_keeps_its_order_in_the_bins() -> None:
     above = odds[labels == 1][:, None] > odds[labels == 0][None]
     value = figures(Histogram(counts.astype(float), 0.0, 5))["auroc"].value
     assert value == pytest.approx(float(above.mean()), abs=0.01)
+
+
+def test_an_order_that_the_bins_lose_is_not_called_a_half() -> None:
+    """A rare outcome: every score lies in the outermost bin, where the model may well rank rightly."""
+    lost = np.zeros((2, 10))
+    lost[:, 0] = 2956, 241
+    assert auroc(Histogram(lost, noise_std=0.0, edge=5)).value is None
+    spread = np.zeros((2, 10))
+    spread[0, :3], spread[1, 1:4] = (1500, 1000, 456), (60, 100, 81)
+    assert auroc(Histogram(spread, noise_std=0.0, edge=5)).value == pytest.approx(0.8875, abs=1e-4)
