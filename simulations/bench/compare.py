@@ -89,10 +89,17 @@ def measure(base: Sequence[str], variants: Sequence[Variant], seeds: Sequence[in
         seeds: two or more.
     """
     jobs = [(tuple(base), variant.overrides, seed) for variant in variants for seed in seeds]
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"), initializer=_alone) as pool:
         found = pool.map(_measure_one, jobs)
         for variant in variants:
             yield _row(variant, [next(found) for _ in seeds])
+
+
+def _alone() -> None:
+    """One thread a process: two processes with two threads each were seen to take seven times as long on two cores."""
+    import torch  # noqa: PLC0415  (in the worker only)
+
+    torch.set_num_threads(1)
 
 
 def _measure_one(job: tuple[tuple[str, ...], tuple[str, ...], int]) -> _Run:
