@@ -16,14 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from common.compose import CONFIGS
+from common.deployment.environment import QUIET
 
 BUNDLE = CONFIGS.parent
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 _START_SECONDS = 60.0
 _POLL_SECONDS = 1.0
 

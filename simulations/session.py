@@ -117,7 +117,7 @@ def _shown(folder: Path) -> str:
 
 def _quiet() -> None:
     """What must be set before flwr, ray or torch are imported."""
-    from simulations.flower import QUIET  # noqa: PLC0415
+    from common.deployment.environment import QUIET  # noqa: PLC0415
 
     for name, value in {**QUIET, "OMP_NUM_THREADS": "1"}.items():
         os.environ.setdefault(name, value)
