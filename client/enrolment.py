@@ -27,10 +27,8 @@ from common.privacy.plan import CountRelease, PrivacyPlan
 from common.receipts import keep_newest, own_receipts
 from common.releases import schema_of, tables_of
 from common.secagg.identity import load_identity
-from common.secagg.layout import join
 from common.secagg.roster import LARGEST_COMPLETE, Roster, guaranteed_honest
 
-_LAYOUT = b"fedmosaic/agreement/1"
 _ROSTER_FILE = "roster.sha256"
 
 
@@ -223,8 +221,7 @@ def parse_request(request: Enrol) -> Agreement:
         raise Refused("malformed", "the run's configuration has no schema")
     if (plan is None) != (config.privacy.kind == "none"):
         raise Refused("plan", "the plan and privacy.kind contradict each other")
-    digest = hashlib.sha256(join([_LAYOUT, request.config.encode(), request.plan.encode()])).digest()
-    return Agreement(request.run, config, plan, digest)
+    return Agreement(request.run, config, plan, request.digest())
 
 
 def _check_plan(config: Config, plan: PrivacyPlan, *, num_sites: int) -> None:

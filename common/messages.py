@@ -21,7 +21,7 @@ from common.secagg.layout import join, write_number
 
 Arrays = dict[str, np.ndarray]
 _LARGEST_NUMBER = 2**63
-_TASK_LAYOUT = b"fedmosaic/task/1"
+_AGREEMENT, _TASK_LAYOUT = b"fedmosaic/agreement/1", b"fedmosaic/task/1"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Enrol:
     config: str
     plan: str
     receipts: list[bytes] = field(default_factory=list)
+
+    def digest(self) -> bytes:
+        """Name configuration and plan together, as ledgers keep it."""
+        return hashlib.sha256(join([_AGREEMENT, self.config.encode(), self.plan.encode()])).digest()
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from client.policy import Policy, write_policy
 from client.site import Site
-from common.compose import ConfigError, validate
+from common.compose import ConfigError
 from common.config import Config, DataConfig
 from common.data.folder import read_spec
-from common.data.schema import Schema, merge_schemas
-from common.models.backbones.files import recorded
+from common.data.schema import Schema
 from common.receipts import keep_newest, read_receipts
 from common.secagg.identity import Identity, create_identity, load_identity
 from common.secagg.roster import Roster, sign_roster
+from server.planning import Described, describe
 from simulations.datasets.digits import write_digits
 from simulations.datasets.heart import write_heart, write_heart_flamby
 from simulations.datasets.nafld import write_nafld
@@ -38,59 +38,15 @@ WRITERS: dict[str, Callable[[DataConfig, Path], tuple[Path, ...]]] = {
 
 @dataclass(frozen=True)
 class Federation:
-    """The simulated sites and what is public about their data.
-
-    Attributes:
-        left_out: modalities of the folders that data.modalities leaves out.
-        without_task: who is left out because they do not have the task.
-    """
+    """The simulated sites and what is public about their data."""
 
     sites: tuple[Site, ...]
-    schema: Schema
-    left_out: frozenset[str] = frozenset()
-    without_task: tuple[str, ...] = ()
+    described: Described
 
-    def resolve(self, config: Config) -> Config:
-        """Put the schema into the configuration, and check what only the schema can tell.
-
-        Raises:
-            ConfigError: the task or an attribute is not in the schema, or no task is named where there are several.
-        """
-        config = _without(config, self.left_out)
-        only = next(iter(self.schema.tasks)) if len(self.schema.tasks) == 1 else ""
-        objective = config.objective.model_copy(update={"task": config.objective.task or only})
-        config = config.model_copy(update={"objective": objective})
-        left_out = ""
-        if self.without_task:
-            left_out = f"Left out, as they have no task {objective.task}: {', '.join(self.without_task)}."
-            config = config.model_copy(update={"honesty": f"{config.honesty} {left_out}".strip()})
-        if objective.task not in self.schema.tasks:
-            got = f"got {objective.task!r}" if objective.task else "name one"
-            raise ConfigError(f"objective.task: the site folders have {sorted(self.schema.tasks)}, {got}")
-        for name in config.audit.attributes:
-            if name not in self.schema.attributes:
-                raise ConfigError(
-                    f"audit.attributes: the site folders have {sorted(self.schema.attributes)}, got {name!r}"
-                )
-        query = config.fusion.query
-        if query is not None and query not in self.schema.modalities:
-            raise ConfigError(f"fusion.query: the site folders have {sorted(self.schema.modalities)}, got {query!r}")
-        names = {site.name for site in self.sites}
-        if config.secagg.k_min > len(names):
-            raise ConfigError(
-                f"secagg.k_min: every sum takes {config.secagg.k_min} sites at least, and here are {len(names)}; to"
-                " compare models all the same, without hiding anything from the server: secagg=none secagg.k_min=2."
-                f" {left_out}".rstrip()
-            )
-        for item in config.drop:
-            if item.split("@")[0] not in names:
-                raise ConfigError(f"drop: the sites are {sorted(names)}, got {item!r}")
-        try:
-            model = recorded(config.model)
-        except ValueError as error:
-            raise ConfigError(f"model.encoders: {error}") from error
-        resolved = {"model": model.model_dump(mode="json"), "data_schema": self.schema.model_dump(mode="json")}
-        return validate(json.dumps({**config.model_dump(mode="json"), **resolved}))
+    @property
+    def schema(self) -> Schema:
+        """What the sites' data look like."""
+        return self.described.schema
 
 
 def data_folders(config: Config, run_folder: Path) -> tuple[Path, ...]:
@@ -119,19 +75,13 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
         DataError, ConfigError, ValueError: a site folder's description is wrong, or two do not fit together.
     """
     folders = data_folders(config, run_folder)
-    read = {folder: read_spec(folder) for folder in folders}
-    # Who does not have the task has nothing to teach, and would refuse: it must not pay for taking part.
-    able = {folder: spec for folder, spec in read.items() if config.objective.task in spec.tasks} or read
-    specs = tuple(able.values())
-    try:
-        schema = merge_schemas(specs)
-    except ValueError as error:
-        raise ConfigError(f"the site folders in {folders[0].parent}: {error}") from error
-    described, schema = schema, _chosen(schema, config.data.modalities)
+    specs = [read_spec(folder) for folder in folders]
+    described = describe(config, specs, where=f"the site folders in {folders[0].parent}")
     root = Path(config.site.state) if config.site.state else run_folder / "sites"
     sites = tuple(
         Site(name=spec.name, folder=folder.resolve(), state=(root / spec.name).resolve())
-        for spec, folder in zip(specs, able, strict=True)
+        for spec, folder in zip(specs, folders, strict=True)
+        if spec.name in described.names
     )
     root.mkdir(parents=True, exist_ok=True)
     for site in sites:
@@ -140,23 +90,7 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
     for place in (*(site.roster_path for site in sites), server_folder / "roster.bin"):
         place.write_bytes(roster.to_bytes())
     keep_newest(server_folder / RECEIPTS, _bodies(root / RECEIPTS), roster)
-    left_out = frozenset(described.modalities) - frozenset(schema.modalities)
-    return Federation(sites, schema, left_out, tuple(spec.name for folder, spec in read.items() if folder not in able))
-
-
-def _chosen(schema: Schema, modalities: tuple[str, ...]) -> Schema:
-    """The schema with these modalities alone; none named: all."""
-    for name in modalities:
-        if name not in schema.modalities:
-            raise ConfigError(f"data.modalities: the site folders have {sorted(schema.modalities)}, got {name!r}")
-    chosen = {name: spec for name, spec in schema.modalities.items() if not modalities or name in modalities}
-    return schema.model_copy(update={"modalities": chosen})
-
-
-def _without(config: Config, left_out: frozenset[str]) -> Config:
-    """The configuration without what it says of modalities that are left out."""
-    encoders = {name: options for name, options in config.model.encoders.items() if name not in left_out}
-    return config.model_copy(update={"model": config.model.model_copy(update={"encoders": encoders})})
+    return Federation(sites, described)
 
 
 def keep_receipts(sites: tuple[Site, ...], given: Path) -> None:

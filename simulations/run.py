@@ -9,19 +9,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.enrolment import agree, parse_request
+from client.enrolment import agree
 from client.gate import answer
 from client.site import Site, site_data
 from common.compose import ConfigError
 from common.config import Config
 from common.messages import Enrol, Settle
-from common.models.model import summed_in_training
-from common.privacy.plan import PrivacyPlan, make_plan
+from common.privacy.plan import PrivacyPlan
 from common.receipts import read_receipts
-from common.releases import tables_of
 from common.reports.record import RunRecord
+from server.folder import RunFolder, create_run_folder
+from server.planning import plan_of
+from server.record import Finished, write_model
 from simulations.federation import keep_receipts, prepare, read_sites, write_sites
-from simulations.folder import RunFolder, create_run_folder
 
 Watch = Callable[[RunFolder, Config], AbstractContextManager[None]]
 
@@ -43,9 +43,9 @@ class Prepared:
         return Enrol(self.folder.name, self.config.model_dump_json(), plan, receipts)
 
     @property
-    def plan_hash(self) -> str:
-        """Name of configuration and plan together, as ledgers keep it."""
-        return parse_request(self.request).plan_hash.hex()
+    def finished(self) -> Finished:
+        """The run as its server knows it, once its rounds are over."""
+        return Finished(self.folder, self.config, self.plan, len(self.sites))
 
 
 def begin(config: Config, root: Path) -> Prepared:
@@ -58,7 +58,7 @@ def begin(config: Config, root: Path) -> Prepared:
     folder = create_run_folder(config, root)
     try:
         federation = prepare(config, folder.path, folder.path)
-        config = federation.resolve(config)
+        config = federation.described.resolve(config)
         plan = plan_of(config, num_sites=len(federation.sites))
         write_sites(federation.sites, folder.sites_path)
         prepared = Prepared(folder, config, plan, federation.sites)
@@ -81,25 +81,9 @@ def reopen(path: Path) -> Prepared:
     return Prepared(folder, config, plan, read_sites(folder.sites_path))
 
 
-def plan_of(config: Config, *, num_sites: int) -> PrivacyPlan | None:
-    """The run's plan; None where privacy is off.
-
-    Raises:
-        ConfigError: no noise can meet the target, or the sums that carry it do not fit into 32 bits.
-    """
-    if config.privacy.kind == "none":
-        return None
-    tables = {purpose: (table.cohort, table.l2_sensitivity) for purpose, table in tables_of(config).items()}
-    try:
-        summed = summed_in_training(config, num_sites)
-        return make_plan(config.privacy, rounds=config.rounds, counts_needed=tables, summed=summed)
-    except ValueError as error:
-        raise ConfigError(f"privacy: {error}") from error
-
-
 def run(prepared: Prepared, watch: Watch, *, pages: bool = True) -> RunRecord:
     """Run the rounds with the chosen engine, measure, and write model and reports (`pages`)."""
-    from simulations.record import assemble_record, write_model  # noqa: PLC0415
+    from simulations.record import assemble_record  # noqa: PLC0415
 
     started = time.monotonic()
     if not prepared.folder.journal.events("ended"):
@@ -107,7 +91,7 @@ def run(prepared: Prepared, watch: Watch, *, pages: bool = True) -> RunRecord:
             ENGINES[prepared.config.engine.kind](prepared)
     keep_receipts(prepared.sites, prepared.folder.receipts_path)
     seconds = time.monotonic() - started
-    write_model(prepared)
+    write_model(prepared.finished)
     record = assemble_record(prepared, seconds=seconds)
     if pages:
         from common.reports.write import write_all  # noqa: PLC0415  (matplotlib: only where pages are wanted)

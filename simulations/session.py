@@ -93,7 +93,7 @@ def rewrite_reports(path: Path) -> tuple[Path, ...]:
 
 
 def _finish(prepared: Prepared, *, as_json: bool) -> None:  # type: ignore[name-defined]  # noqa: F821
-    from simulations.progress import live  # noqa: PLC0415
+    from server.progress import live  # noqa: PLC0415
     from simulations.run import run  # noqa: PLC0415
     from simulations.summary import summary, table  # noqa: PLC0415
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from common.compose import compose
 from common.config import Config
 from common.reports.record import RunRecord
+from server.folder import RunFolder
 from server.state import ServerState, load_state
-from simulations.folder import RunFolder
 from simulations.run import Prepared, begin, run
 from tests.toy_federation import write_toy_sites
 

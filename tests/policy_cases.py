@@ -23,8 +23,8 @@ from common.privacy.plan import PrivacyPlan
 from common.releases import schema_of
 from common.secagg.identity import load_identity, new_identity
 from common.secagg.roster import sign_roster
+from server.planning import Described, plan_of
 from simulations.federation import Federation, prepare
-from simulations.run import plan_of
 from tests.federation_run import SMALL, toy_root
 
 VICTIM, PEERS, MODALITIES = "site-0", ("site-1", "site-2", "site-3"), ("labs", "vitals", "ward")
@@ -205,7 +205,9 @@ class Stand:
         schema = self.federation.schema.model_dump(mode="json")
         schema["modalities"] = {key: entry for key, entry in schema["modalities"].items() if key in run.modalities}
         config = compose((*SMALL, *QUIET, f"data.root={self.place / 'data'}", *run.overrides))
-        return Federation(self.federation.sites, Schema.model_validate_json(json.dumps(schema))).resolve(config)
+        return Described(self.federation.described.names, Schema.model_validate_json(json.dumps(schema))).resolve(
+            config
+        )
 
     def plan(self, run: Run) -> PrivacyPlan | None:
         return plan_of(self.resolved(run), num_sites=len(run.peers) + 1)

@@ -13,7 +13,7 @@ import numpy as np
 from common.compose import compose
 from common.config import Config
 from common.reports.record import RunRecord
-from simulations.folder import RunFolder
+from server.folder import RunFolder
 from simulations.run import begin, run
 
 

@@ -69,7 +69,7 @@ def test_every_site_tried_its_step_and_the_record_says_what_it_showed(private_ru
     for site in record.sites:
         found = site.certificate
         assert found is not None
-        assert (found.run, found.plan_hash) == (prepared.folder.name, prepared.plan_hash)
+        assert (found.run, found.plan_hash) == (prepared.folder.name, prepared.finished.plan_hash)
         assert found.refuting_mu <= found.claimed_mu
         assert "with 95 % confidence" in (prepared.folder.path / "budget" / f"{site.name}.html").read_text()
     assert [site.certificate for site in open_run[1].sites] == [None] * 4

@@ -130,7 +130,7 @@ def test_a_sound_step_is_certified_and_charged(which: str, request: pytest.Fixtu
     assert prepared.plan is not None
     assert _say(prepared.sites[0], _task(prepared)) == "Advert"
     found = StepCertificate.from_json(_certificate(prepared).read_bytes())
-    assert (found.run, found.plan_hash) == (prepared.folder.name, prepared.plan_hash)
+    assert (found.run, found.plan_hash) == (prepared.folder.name, prepared.finished.plan_hash)
     assert found.claimed_mu == pytest.approx(1 / prepared.plan.noise_multiplier)
     assert found.refuting_mu <= found.lower_mu <= found.largest_mu
     assert 0.4 * found.claimed_mu < found.lower_mu < 1.3 * found.claimed_mu

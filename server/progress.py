@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from common.config import Config
 from common.journal import Event, Journal
-from simulations.folder import RunFolder
+from server.folder import RunFolder
 
 _POLL_SECONDS = 0.1
 
