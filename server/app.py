@@ -16,10 +16,10 @@ from common.messages import Reply, Request
 from common.privacy.plan import PrivacyPlan
 from common.secagg.roster import Roster
 from common.wire import from_records, size_of, to_records
+from server.folder import RUN_VARIABLE, RUNS_VARIABLE, RunFolder, run_folder_of
 from server.link import Failure
 from server.loop import Settings, run_federation
 
-RUN_VARIABLE = "FEDMOSAIC_RUN"
 FOLDER_KEY = "server-folder"
 _POLL_SECONDS = 0.05
 
@@ -29,10 +29,24 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run's configuration describes."""
-    # Where the server keeps its own things is never the run's to say: its node's configuration or its environment.
-    folder = Path(str(context.node_config.get(FOLDER_KEY) or os.environ[RUN_VARIABLE]))
-    settings = settings_of(context.run_config, folder)
-    run_federation(GridLink(grid, timeout_seconds=settings.config.federation.timeout_seconds), settings)
+    settings = settings_of(context.run_config, _folder(context))
+    known = RunFolder(settings.folder).nodes_path
+    only = frozenset(json.loads(known.read_text()).values()) if known.exists() else None
+    link = GridLink(grid, timeout_seconds=settings.config.federation.timeout_seconds, only=only)
+    try:
+        run_federation(link, settings)
+    except Exception as error:
+        settings.journal.record("stopped", 0, {"error": type(error).__name__, "why": str(error)})
+        raise
+
+
+def _folder(context: Context) -> Path:
+    """Where the server keeps its own things is never the run's to say: its node's configuration or its environment."""
+    if FOLDER_KEY in context.node_config:
+        return Path(str(context.node_config[FOLDER_KEY]))
+    if RUNS_VARIABLE in os.environ:
+        return run_folder_of(Path(os.environ[RUNS_VARIABLE]), str(context.run_config["run"])).path
+    return Path(os.environ[RUN_VARIABLE])
 
 
 def settings_of(run_config: Mapping[str, str | int | float | bool], folder: Path) -> Settings:
@@ -50,14 +64,15 @@ def settings_of(run_config: Mapping[str, str | int | float | bool], folder: Path
 class GridLink:
     """Our Link over Flower's Grid: push, then yield each reply as it arrives."""
 
-    def __init__(self, grid: Grid, *, timeout_seconds: float) -> None:
-        """Keep the grid and the longest wait for one stage, in seconds."""
+    def __init__(self, grid: Grid, *, timeout_seconds: float, only: frozenset[str] | None = None) -> None:
+        """Keep the grid, the longest wait for one stage, in seconds, and the run's nodes; None: all there are."""
         self._grid = grid
         self._timeout_seconds = timeout_seconds
+        self._only = only
 
     def nodes(self) -> tuple[int, ...]:
-        """Ids of the nodes that can be reached now, sorted."""
-        return tuple(sorted(self._grid.get_node_ids()))
+        """Ids of the run's nodes, sorted: those that were named, or all that can be reached now."""
+        return tuple(sorted(self._grid.get_node_ids() if self._only is None else map(int, self._only)))
 
     def ask(
         self, requests: Mapping[int, Request], *, group: str, largest_bytes: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -20,6 +21,7 @@ class Channel:
     Attributes:
         lost: by institution, the stage at which it was lost and a fixed word on why; the first loss stands.
         receipts: of the ledgers, as the sites sent them; nobody has checked them.
+        seconds: by kind of reply, from the first request to the last reply.
     """
 
     link: Link
@@ -27,6 +29,7 @@ class Channel:
     task: Task
     lost: dict[str, str] = field(default_factory=dict)
     receipts: dict[str, bytes] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def ask(
         self, requests: Mapping[str, Request], kind: type[Kind], *, largest_bytes: int = SMALL_REPLY_BYTES
@@ -40,6 +43,7 @@ class Channel:
         names = {self.nodes[name]: name for name in requests}
         group = f"{self.task.purpose}-{self.task.round}"
         asked = {self.nodes[name]: request for name, request in requests.items()}
+        started = time.monotonic()
         for node, reply in self.link.ask(asked, group=group, largest_bytes=largest_bytes):
             if isinstance(reply, Advert | Plain):
                 self.receipts[names[node]] = reply.receipt
@@ -47,6 +51,7 @@ class Channel:
                 yield names[node], reply
             else:
                 self.lose(names[node], kind.__name__, _word_for(reply))
+        self.seconds[kind.__name__] = time.monotonic() - started
 
     def lose(self, institution: str, stage: str, why: str) -> None:
         """Note that a site fell out of this sum."""

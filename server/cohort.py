@@ -27,19 +27,26 @@ class RunRefused(Exception):
         super().__init__(f"{len(self.codes)} of the sites refused this run: {', '.join(sorted(set(self.codes)))}")
 
 
-def enrol(link: Link, request: Enrol) -> tuple[Member, ...]:
+def enrol(link: Link, request: Enrol, before: Sequence[Member] = ()) -> tuple[Member, ...]:
     """Ask every node; all must agree, since a federation without a site that it was planned for is another one.
+
+    Args:
+        link: to the nodes.
+        request: what they are asked.
+        before: who agreed before the run was interrupted: whoever of them is silent now may come back later.
 
     Raises:
         RunRefused: a site refused or gave no answer, no site is there, or two nodes speak for one institution.
     """
-    members, codes = [], []
+    members, codes, agreed = [], [], {member.node: member for member in before}
     for node, reply in link.ask(dict.fromkeys(link.nodes(), request), group="enrol", largest_bytes=SMALL_REPLY_BYTES):
         match reply:
             case Enrolled(institution, modalities):
                 members.append(Member(node, institution, tuple(modalities)))
             case Refusal(code):
                 codes.append(code)
+            case Failure() if node in agreed:
+                members.append(agreed[node])
             case Failure(reason):
                 codes.append(reason)
             case _:

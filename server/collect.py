@@ -78,7 +78,7 @@ class Collected:
     """The sums of one request: real blocks, integer tables, who is in them, and who was asked and is not.
 
     `lost` says of whoever fell out, or sent what it must not, at which reply and why, in fixed words; `receipts` are
-    those of the sites' ledgers.
+    those of the sites' ledgers; `seconds` went by at each kind of reply.
     """
 
     sums: dict[str, BlockSum]
@@ -88,6 +88,7 @@ class Collected:
     lost: Mapping[str, str] = field(default_factory=dict)
     singles: dict[str, list[np.ndarray]] = field(default_factory=dict)
     receipts: Mapping[str, bytes] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def collect(link: Link, members: Sequence[Member], task: Task, rules: Rules) -> Collected:
@@ -105,7 +106,7 @@ def collect(link: Link, members: Sequence[Member], task: Task, rules: Rules) -> 
         raise RoundAborted(aborted.reason, aborted.culprits, channel.lost) from aborted
     if table is not None and (set(found.tables) != {task.purpose} or found.tables[task.purpose].size != table.length):
         raise RoundAborted("table")
-    return replace(found, receipts=channel.receipts)
+    return replace(found, receipts=channel.receipts, seconds=channel.seconds)
 
 
 def _plain(channel: Channel, smallest: int) -> Collected:

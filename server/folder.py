@@ -14,6 +14,7 @@ from common.config import Config
 from common.journal import Journal
 from common.privacy.plan import PrivacyPlan
 
+RUN_VARIABLE, RUNS_VARIABLE = "FEDMOSAIC_RUN", "FEDMOSAIC_RUNS"
 _TRIES = 100
 
 
@@ -37,6 +38,11 @@ class RunFolder:
     def receipts_path(self) -> Path:
         """The newest receipts of the sites' ledgers that the server was given."""
         return self.path / "receipts.json"
+
+    @property
+    def nodes_path(self) -> Path:
+        """Deployed: which node is which institution."""
+        return self.path / "state" / "nodes.json"
 
     @property
     def sites_path(self) -> Path:
@@ -79,3 +85,15 @@ def create_run_folder(config: Config, root: Path) -> RunFolder:
             continue
         return RunFolder(path.resolve())
     raise ConfigError(f"{root / config.experiment} holds too many runs of this second")
+
+
+def run_folder_of(runs: Path, name: str) -> RunFolder:
+    """Find a run's folder by the run's name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for path in sorted(runs.glob("*/*")):
+        if (found := RunFolder(path.resolve())).name == name:
+            return found
+    raise ConfigError(f"there is no run {name} in {runs}")

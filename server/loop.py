@@ -93,9 +93,15 @@ def run_federation(link: Link, settings: Settings) -> ServerState:
 def _enrol(link: Link, settings: Settings) -> tuple[Member, ...]:
     plan = settings.plan.to_json() if settings.plan is not None else "null"
     receipts = [receipt.to_bytes() for receipt in read_receipts(settings.receipts_path)]
-    members = enrol(link, Enrol(settings.run, settings.config.model_dump_json(), plan, receipts))
+    before = [
+        Member(node, name, tuple(modalities))
+        for event in settings.journal.events("enrolled")
+        for name, (node, modalities) in event.facts.get("members", {}).items()
+    ]
+    members = enrol(link, Enrol(settings.run, settings.config.model_dump_json(), plan, receipts), before)
     held = {member.institution: list(member.modalities) for member in members}
-    settings.journal.record("enrolled", 0, {"modalities": held})
+    nodes = {member.institution: (member.node, list(member.modalities)) for member in members}
+    settings.journal.record("enrolled", 0, {"modalities": held, "members": nodes})
     return members
 
 
@@ -142,6 +148,7 @@ def _facts(collected: Collected, update: Mapping[str, np.ndarray]) -> dict[str, 
         "dropped": list(collected.dropped),
         "lost": dict(collected.lost),
         "blocks": {name: list(block.sites) for name, block in collected.sums.items()},
+        "stages": {name: round(seconds, 3) for name, seconds in collected.seconds.items()},
         "update_norm": float(np.sqrt(sum(float(np.sum(np.square(vector))) for vector in update.values()))),
     }
 

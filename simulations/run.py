@@ -145,7 +145,7 @@ def _in_process(prepared: Prepared) -> None:
 
 def _with_flower(prepared: Prepared) -> None:
     from client.site import SITES_VARIABLE  # noqa: PLC0415
-    from server.app import RUN_VARIABLE  # noqa: PLC0415
+    from server.folder import RUN_VARIABLE  # noqa: PLC0415
     from simulations.flower import run_flower  # noqa: PLC0415
 
     if prepared.config.drop:

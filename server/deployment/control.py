@@ -1,0 +1,116 @@
+"""What an operator asks of the SuperLink, by Flower's own command: who is there, which runs; begin one, stop one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.compose import ConfigError
+from common.deployment.environment import PROGRAMS, environment_of
+from common.files import write_whole
+from server.deployment.place import Place
+
+_ENDED = "finished"
+_SECONDS = 120.0
+
+
+class LinkUnreachable(ConfigError):
+    """The SuperLink does not answer."""
+
+
+@dataclass(frozen=True)
+class FlowerRun:
+    """A run as the SuperLink knows it: its number, and `running`, `finished:completed`, `finished:failed`..."""
+
+    number: str
+    status: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its ServerApp has ended."""
+        return self.status.startswith(_ENDED)
+
+
+def register(place: Place) -> dict[str, str]:
+    """Let all who are enrolled in, and nobody else; returns node ids by institution. What is known already stays."""
+    known: dict[str, str] = json.loads(place.nodes_path.read_text()) if place.nodes_path.exists() else {}
+    online = nodes(place)
+    for name, enrolment in place.enrolments().items():
+        if known.get(name) in online:
+            continue
+        key = place.path / "enrolled" / f"{name}.pub"
+        key.write_text(f"{enrolment.transport_key}\n")
+        known[name] = str(_flwr(place, "supernode", "register", str(key), "here", "--name", name)["node-id"])
+    for name in sorted(set(known) - set(place.enrolments())):
+        if known[name] in online:
+            _flwr(place, "supernode", "unregister", known[name], "here")
+        del known[name]
+    write_whole(place.nodes_path, json.dumps(known, indent=1) + "\n")
+    return known
+
+
+def nodes(place: Place) -> dict[str, str]:
+    """What the SuperLink says of each registered node (`registered`, `online`, `offline`), by node id."""
+    return {str(node["node-id"]): str(node["status"]) for node in _flwr(place, "supernode", "ls", "here")["nodes"]}
+
+
+def start_run(place: Place, run_config: Mapping[str, str], folder: Path) -> FlowerRun:
+    """Hand the run to the SuperLink; `folder` is where its configuration is written down for Flower."""
+    overrides = write_whole(
+        folder / "overrides.toml", "".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items())
+    )
+    started = _flwr(place, "run", str(place.bundle_folder), "here", "--run-config", str(overrides))
+    return FlowerRun(str(started["run-id"]), "pending")
+
+
+def run_status(place: Place, number: str) -> FlowerRun:
+    """Ask how a run is."""
+    runs: list[dict[str, object]] = _flwr(place, "ls", "here", "--run-id", number)["runs"]
+    return FlowerRun(number, str(runs[0]["status"]) if runs else "unknown")
+
+
+def stop_run(place: Place, number: str) -> None:
+    """Stop a run."""
+    _flwr(place, "stop", number, "here")
+
+
+def write_connection(place: Place) -> None:
+    """Tell Flower's command where the SuperLink is, and how to know it."""
+    authority = json.dumps(str(place.certificate("authority")))
+    write_whole(
+        _home(place) / "config.toml",
+        '[superlink]\ndefault = "here"\n\n[superlink.here]\n'
+        f'address = "127.0.0.1:{place.consortium.link_port}"\nroot-certificates = {authority}\n',
+    )
+
+
+def _home(place: Place) -> Path:
+    return place.work("control")
+
+
+def _flwr(place: Place, *arguments: str) -> dict[str, Any]:
+    home = _home(place)
+    command = [str(PROGRAMS / "flwr"), *arguments, "--format", "json"]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, cwd=home, env=environment_of(home), capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LinkUnreachable(_unreachable(place, "it does not answer")) from error
+    start = done.stdout.find("{")
+    answer: dict[str, Any] = json.loads(done.stdout[start:]) if start >= 0 else {}
+    if done.returncode or start < 0 or not answer.get("success", True):
+        said = str(answer.get("error-message") or (done.stderr or done.stdout)).strip()
+        words = " ".join(said.split())
+        if "onnect" in words or "UNAVAILABLE" in words:
+            raise LinkUnreachable(_unreachable(place, words[-200:]))
+        raise ConfigError(f"flwr {' '.join(arguments[:2])} failed: {words[-300:]}")
+    return answer
+
+
+def _unreachable(place: Place, why: str) -> str:
+    return f"the SuperLink of {place.path} cannot be reached ({why}): start it with: fedmosaic server up {place.path}"
