@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-
-FAILED, WRONG, REFUSED = 1, 2, 3
+from client.cli import app as site
+from common.command import errors
 
 app = typer.Typer(
     name="fedmosaic",
@@ -22,12 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog="Example: [bold]fedmosaic simulate experiment=heart privacy.epsilon=4[/bold]",
-)
-
-site = typer.Typer(
-    help="An institution's own commands.",
-    no_args_is_help=True,
-    epilog="Example: fedmosaic site check data/cleveland",
 )
 app.add_typer(site, name="site")
 
@@ -60,7 +49,7 @@ def simulate(  # noqa: PLR0913  (each is an option of the command)
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
 ) -> None:
     """Train, evaluate and audit a federation on this machine, under differential privacy and secure aggregation."""
-    with _errors(debug=debug):
+    with errors(debug=debug):
         from simulations.session import explain_key, resume_run, start_runs  # noqa: PLC0415
 
         if explain is not None:
@@ -77,7 +66,7 @@ def report(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
 ) -> None:
     """Write a run's pages again, from its metrics.json."""
-    with _errors(debug=debug):
+    with errors(debug=debug):
         from simulations.session import rewrite_reports  # noqa: PLC0415
 
         for path in rewrite_reports(run):
@@ -106,7 +95,7 @@ def bench(  # noqa: PLR0913  (each is an option of the command)
     audit (what single steps show, and their noise), or a comparison of an experiment's variants over several seeds:
     modalities (all, and each alone), fusion (the six policies), missing (modalities taken away), privacy (epsilon).
     """
-    with _errors(debug=debug):
+    with errors(debug=debug):
         from simulations.bench.command import Asked, run_bench  # noqa: PLC0415
 
         asked = Asked(tuple(epsilon or ()), as_json, quick, tuple(settings or ()), seeds)
@@ -134,7 +123,7 @@ def verify(  # noqa: PLR0913  (each is an option of the command)
 
     Exit code: 0 nothing is wrong, 1 something is, 2 a file could not be read.
     """
-    with _errors(debug=debug):
+    with errors(debug=debug):
         from common.verify.command import Asked, run_verify  # noqa: PLC0415
 
         budget = lifetime_epsilon, policy
@@ -155,48 +144,10 @@ def check(
 
     Exit code: 0 all of it can be read, 2 something cannot, with file, row and column.
     """
-    with _errors(debug=debug):
+    with errors(debug=debug):
         from simulations.check import run_check  # noqa: PLC0415
 
         run_check(folder, policy, out, as_json=as_json)
-
-
-class _Errors(AbstractContextManager[None]):
-    """One line on stderr and an exit code; a traceback only where one is asked for."""
-
-    def __init__(self, *, debug: bool) -> None:
-        self._debug = debug
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, SystemExit | typer.Exit):
-            return
-        if self._debug:
-            traceback.print_exception(error)
-        if isinstance(error, KeyboardInterrupt):
-            _say("stopped by you; what was finished is kept")
-            raise typer.Exit(FAILED) from error
-        _say(_sentence(error))
-        raise typer.Exit(_code(error)) from error
-
-
-def _errors(*, debug: bool) -> AbstractContextManager[None]:
-    return _Errors(debug=debug)
-
-
-def _code(error: BaseException) -> int:
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"Refused", "RunRefused"}:
-        return REFUSED
-    return WRONG if names & {"ConfigError", "DataError", "LedgerUnreadable"} else FAILED
-
-
-def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if _code(error) != FAILED else f"{text} ({type(error).__name__}; --debug shows where)"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"fedmosaic: {text}\n")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The papers that change hands before a federation begins: an invitation, an enrolment. Public facts and public keys only.
+"""The papers that change hands before a federation begins, an invitation and an enrolment: public facts, public keys.
 
 The operator's invitation says where the gate is, how to know it, and who signs the roster. An institution's enrolment
 says who it is, with which keys, and what its folder is said to hold (its `dataset.yaml`, which names no record).
