@@ -81,31 +81,20 @@ class Certificates:
 def certify(folder: Path, *, days: float = 1, name: str = "localhost") -> Certificates:
     """An authority and a certificate of it for 127.0.0.1; `days` below 0: one that has expired."""
     folder.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     begins, ends = now - datetime.timedelta(days=30), now + datetime.timedelta(days=days)
 
     def subject(common_name: str) -> x509.Name:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
     keys = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
     start = x509.CertificateBuilder().issuer_name(subject("authority")).not_valid_before(begins).not_valid_after(ends)
     authority = (
         start.subject_name(subject("authority"))
         .public_key(keys[0].public_key())
         .serial_number(1)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(_signs_certificates(), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(keys[0].public_key()), critical=False)
         .sign(keys[0], SHA384())
     )
@@ -123,6 +112,20 @@ def certify(folder: Path, *, days: float = 1, name: str = "localhost") -> Certif
     chain.write_bytes(server.public_bytes(Encoding.PEM))
     key.write_bytes(keys[1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return Certificates(authority.public_bytes(Encoding.PEM).decode(), chain, key)
+
+
+def _signs_certificates() -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def write_invitation(folder: Path, address: str, authority: str) -> Path:
@@ -200,8 +203,8 @@ def operator(folder: Path, *, kind: str = "query") -> Iterator[Operator]:
         *("--database", str(folder / "state.db"), "--enable-supernode-auth", *secret),
         *("--host", "127.0.0.1", "--port", str(port)),
     )
-    runner = ("flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}", *secret)
-    runner += ("--root-certificates", str(folder / "authority.pem"))
+    trust = ("--root-certificates", str(folder / "authority.pem"))
+    runner = ("flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}", *secret, *trust)
     environment = environment_of(folder / "home") | extra
     with running([Program("superlink", link, environment, folder)]):
         _wait_for(port, certificates.authority)

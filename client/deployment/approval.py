@@ -78,9 +78,11 @@ def check_installed(site: Site, here: Present) -> Approval:
     if not site.roster_path.exists() or sha256_of(site.roster_path.read_bytes()) != approved.roster:
         raise Refused("roster", "roster.bin is not the roster that was approved: approve it again")
     if here.flwr != approved.flwr:
-        raise Refused("bundle", f"flwr {here.flwr} is installed, and {approved.flwr} was approved: approve it again")
+        raise Refused(
+            "bundle", f"flwr {here.flwr} is here, and {approved.flwr} was approved: approve it, and join again"
+        )
     if here.package != approved.package:
-        raise Refused("bundle", "the installed package is not the one that was approved: approve it again")
+        raise Refused("bundle", "the package that runs here is not the approved one: approve it, and join again")
     return approved
 
 

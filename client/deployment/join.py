@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from client.deployment import hand_over
 from client.deployment.approval import check_installed, present
 from client.deployment.node import Polls, read_polls
 from client.deployment.place import Place
@@ -27,7 +28,7 @@ _FRESH_SECONDS = 15.0
 _FINE, _UNKNOWN = 200, (401, 403)
 _GUARDED = "flwr-clientapp"
 _NEVER = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
-_TASK = '#!/bin/sh\nexec {python} -P -m client.deployment.task "$@"\n'
+_TASK = '#!/bin/sh\nexec {python} -I -S {hand_over} {folder} "$@"\n'
 _REFUSAL = '#!/bin/sh\necho "{name}: a site runs no such task; refused" >&2\nexit 1\n'
 _EXECUTABLE = 0o700
 
@@ -105,8 +106,8 @@ def standing(polls: Polls, found: Probe, now: float) -> str:
 
 
 def _programs(place: Place, address: str, watch: _Watch) -> list[Program]:
-    _write_programs(place.programs_path)
     settings, folder = place.settings(), place.runtime_path
+    _write_programs(place.programs_path, folder)
     authority = write_whole(folder / "authority.pem", place.invitation().authority)
     config = write_whole(folder / "node.toml", _node_config(place))
     port = settings.port if settings.port and _is_free(settings.port) else _free_port()
@@ -121,7 +122,9 @@ def _programs(place: Place, address: str, watch: _Watch) -> list[Program]:
         *("--node-config", str(config)),
     )
     runner = ("flower-superexec", "--insecure", "--runtime-api-address", f"127.0.0.1:{port}", *secret)
+    warm = (sys.executable, "-P", "-m", "client.deployment.warm", str(folder))
     return [
+        Program("warm", warm, environment, folder),
         Program("supernode", node, environment, folder, alive=watch.is_alive),
         Program("superexec", runner, environment, folder),
     ]
@@ -139,9 +142,11 @@ def _toml(text: str) -> str:
     return '"' + "".join(letter if letter.isprintable() else f"\\U{ord(letter):08X}" for letter in body) + '"'
 
 
-def _write_programs(folder: Path) -> None:
+def _write_programs(folder: Path, runtime: Path) -> None:
     """Write what Flower's SuperExec finds by name, anew at every start: the environment may have moved."""
-    task = _TASK.format(python=shlex.quote(sys.executable))
+    words = (sys.executable, hand_over.__file__, str(runtime))
+    python, program, place = map(shlex.quote, words)
+    task = _TASK.format(python=python, hand_over=program, folder=place)
     write_whole(folder / _GUARDED, task, mode=_EXECUTABLE)
     for name in _NEVER:
         write_whole(folder / name, _REFUSAL.format(name=name), mode=_EXECUTABLE)
