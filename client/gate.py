@@ -55,8 +55,10 @@ from common.secagg.encoding import bits_for, encode_counts, encode_weighted
 from common.secagg.identity import load_identity
 from common.secagg.roster import LARGEST_COMPLETE, Roster, threshold_of
 
+Read = Callable[[], Request | Reply]
 
-def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
+
+def answer(site: Site, read: Read) -> Reply:
     """Answer one request. Whatever goes wrong, only a fixed code leaves; the reason goes to the site's own log."""
     make_reproducible()
     try:
@@ -73,7 +75,7 @@ def answer(site: Site, read: Callable[[], Request | Reply]) -> Reply:
         return Refusal("failed")
 
 
-def _read(read: Callable[[], Request | Reply]) -> Request | Reply:
+def _read(read: Read) -> Request | Reply:
     try:
         return read()
     except ValueError as error:

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections import Counter
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -200,8 +201,8 @@ def _fault(fault: ErrorDetails) -> str:
     return f"{key}: {fault['msg']}: correct it{means}"
 
 
-def write_policy(path: Path, policy: Policy) -> None:
-    """Write a new policy, every key with what it means.
+def write_policy(path: Path, policy: Policy, remarks: Mapping[str, str] | None = None) -> None:
+    """Write a new policy, every key with what it means, and with a remark where there is one.
 
     Raises:
         FileExistsError: there is one already; a policy is the institution's own and never overwritten.
@@ -209,7 +210,8 @@ def write_policy(path: Path, policy: Policy) -> None:
     lines = ["# This institution's own floor. No run, and no server, can go below it."]
     for name, field in Policy.model_fields.items():
         value = policy.model_dump(mode="json")[name]
-        lines += [f"# {field.description}", f"{name}: {json.dumps(value)}"]  # JSON is YAML
+        remark = [f"# {remarks[name]}"] if remarks is not None and name in remarks else []
+        lines += [f"# {field.description}", *remark, f"{name}: {json.dumps(value)}"]  # JSON is YAML
     _write_new(path, "\n".join(lines) + "\n")
 
 

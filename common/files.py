@@ -27,6 +27,19 @@ def write_whole(path: Path, body: bytes | str, *, mode: int = PRIVATE) -> Path:
     return path
 
 
+def write_secret(path: Path, body: bytes) -> None:
+    """Make a durable file that only its owner may read.
+
+    Raises:
+        FileExistsError: there is one already; a secret is never overwritten.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+    with os.fdopen(handle, "wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def drafted(path: Path, body: bytes) -> Iterator[Path]:
     """A durable file beside `path`, its owner's alone, which is gone afterwards unless it was given the name itself."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from client.cli import app as site
 from common.command import errors
 from server.cli import server
 
@@ -17,12 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog="Example: [bold]fedmosaic simulate experiment=heart privacy.epsilon=4[/bold]",
-)
-
-site = typer.Typer(
-    help="An institution's own commands.",
-    no_args_is_help=True,
-    epilog="Example: fedmosaic site check data/cleveland",
 )
 app.add_typer(site, name="site")
 app.add_typer(server, name="server")

@@ -8,7 +8,19 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from common.files import write_secret
+
+# The variable that names it: a file of mode 0600, or 0400 as systemd's credentials are.
+PASSPHRASE_FILE = "FEDMOSAIC_PASSPHRASE_FILE"  # noqa: S105  (no passphrase itself)
+_ENCRYPTED = b"ENCRYPTED PRIVATE KEY"
 
 
 @dataclass(frozen=True)
@@ -35,17 +47,16 @@ def new_identity() -> Identity:
 def create_identity(path: Path) -> Identity:
     """Make an institution's key and write it as a new PEM file that only its owner may read (0600).
 
+    Where the environment names a passphrase (`PASSPHRASE_FILE`), the file is encrypted with it.
+
     Raises:
         FileExistsError: there is a file already; an identity is never overwritten.
+        ValueError: the passphrase cannot be used.
     """
-    identity = new_identity()
+    identity, passphrase = new_identity(), _passphrase()
+    sealing = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
     key = Ed25519PrivateKey.from_private_bytes(identity.private_key)
-    body = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
+    write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealing))
     return identity
 
 
@@ -53,14 +64,34 @@ def load_identity(path: Path) -> Identity:
     """Read an institution's key.
 
     Raises:
-        ValueError: others may read the file, or it holds no Ed25519 key.
+        ValueError: others may read the file, it holds no Ed25519 key, or it is encrypted and its passphrase is missing
+            or wrong.
     """
-    if path.stat().st_mode & 0o077:
-        raise ValueError(f"{path.name} can be read by others: its mode must be 0600")
-    key = load_pem_private_key(path.read_bytes(), password=None)
+    body = _read_secret(path)
+    passphrase = _passphrase() if _ENCRYPTED in body else None
+    if _ENCRYPTED in body and passphrase is None:
+        raise ValueError(f"{path.name} is encrypted: name the file with its passphrase in {PASSPHRASE_FILE}")
+    key = load_pem_private_key(body, password=passphrase)
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError(f"{path.name} must hold an Ed25519 key, got {type(key).__name__}")
     return Identity(key.private_bytes_raw())
+
+
+def _passphrase() -> bytes | None:
+    """The passphrase that the environment names; None: it names none."""
+    named = os.environ.get(PASSPHRASE_FILE)
+    if not named:
+        return None
+    passphrase = _read_secret(Path(named)).strip()
+    if not passphrase:
+        raise ValueError(f"{named} holds no passphrase")
+    return passphrase
+
+
+def _read_secret(path: Path) -> bytes:
+    if path.stat().st_mode & 0o077:
+        raise ValueError(f"{path.name} can be read by others: its mode must be 0600")
+    return path.read_bytes()
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> None:

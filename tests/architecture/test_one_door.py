@@ -20,16 +20,19 @@ WAY_IN_NAMES = {
     "flwr.app.Context",
     "flwr.app.Message",
     "flwr.clientapp.ClientApp",
+    "client.gate.Read",
     "client.gate.answer",
     "client.site.site_of",
     "common.wire.from_records",
     "common.wire.to_records",
 }
-# Other ways out of the machine. (A site's command line will start Flower's SuperNode: an exception to name here.)
+# Other ways out of the machine. (`site join` starts Flower's SuperNode with `common.deployment.supervise`.)
 WAYS_OUT = (
     *("ctypes", "ftplib", "grpc", "http", "httpx", "os.popen", "os.system", "ray", "requests", "smtplib", "socket"),
     *("ssl", "subprocess", "telnetlib", "torch.distributed", "urllib", "urllib3", "xmlrpc"),
 )
+# Sockets that never leave the machine: the warm worker's, and a look at which port of this machine is free.
+LOCAL_SOCKETS = {f"client/deployment/{name}.py" for name in ("hand_over", "join", "warm")}
 
 
 def builds_replies(tree: ast.Module) -> set[str]:
@@ -94,7 +97,7 @@ def test_the_way_in_only_passes_on_what_the_gate_answers() -> None:
     tree = parsed(WAY_IN)
     assert imported_names(tree) <= WAY_IN_NAMES
     replies = _calls(tree, "Message")
-    assert len(replies) == len(_calls(tree, "answer")) == 1
+    assert len(replies) == len(_calls(tree, "answer")) == 1  # what stands in for Flower's program uses the same
     assigned = {
         ast.unparse(node.value.func): ast.unparse(node.targets[0])
         for node in ast.walk(tree)
@@ -115,12 +118,22 @@ def test_flower_messages_are_known_only_at_the_two_edges() -> None:
         for path in python_files("client", "common", "server")
         if any(within(name, "flwr") for name in imported_names(parsed(path)))
     }
-    assert users <= {"client/app.py", "client/cli.py", "common/wire.py", "server/app.py", "server/cli.py"}
+    guard = "client/deployment/task.py"
+    assert users <= {"client/app.py", guard, "common/wire.py", "server/app.py", "server/cli.py"}
 
 
 def test_the_site_has_no_other_way_out() -> None:
     found = {str(path): other_ways_out(parsed(path)) for path in python_files("client")}
-    assert {path: names for path, names in found.items() if names} == {}
+    assert {path: names for path, names in found.items() if names} == {path: found[path] for path in LOCAL_SOCKETS}
+    assert {name.partition(".")[0] for path in LOCAL_SOCKETS for name in found[path]} == {"socket"}
+
+
+def test_the_site_opens_sockets_on_its_own_machine_only() -> None:
+    found = {ast.unparse(call) for path in LOCAL_SOCKETS for call in _calls(parsed(Path(path)), "socket.socket")}
+    assert found == {"socket.socket()", "socket.socket(socket.AF_UNIX)"}
+    bound = [ast.unparse(call) for call in _calls(parsed(Path("client/deployment/join.py")), "trial.bind")]
+    assert len(bound) == 2
+    assert all(place.startswith("trial.bind(('127.0.0.1', ") for place in bound)
 
 
 @pytest.mark.parametrize("source", ["import socket", "from urllib.request import urlopen", "from os import system"])
