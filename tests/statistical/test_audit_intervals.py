@@ -71,7 +71,7 @@ def rare_coverage(base_rate: float) -> float:
     for _ in range(RUNS):
         odds = [-2.7 + 0.3 * (rng.normal(size=number) + apart * label) for label, number in enumerate((1860, 140))]
         counts = [np.bincount(bins.of(1 / (1 + np.exp(-one))), minlength=BINS) for one in odds]
-        noised = np.array(counts) + np.rint(rng.normal(0, 2.0, (2, BINS)))
+        noised = np.array(counts, dtype=np.float64) + np.rint(rng.normal(0, 2.0, (2, BINS)))
         figure = METRICS["auroc"](Histogram(noised, 2.0, bins.edge_of(0.5), base_rate))
         hits += figure.low is not None and figure.high is not None and figure.low <= truth <= figure.high
     return hits / RUNS
