@@ -165,7 +165,7 @@ def auroc(histogram: Histogram, z: float = Z95) -> Figure:
     value = float(positive @ won @ negative) / (num_positive * num_negative)
     value = min(max(value, 0.0), 1.0)
     pairs = num_positive * num_negative
-    sampling = pairs**2 * _hanley_mcneil(_GRID, num_positive, num_negative)
+    sampling = pairs**2 * hanley_mcneil(_GRID, num_positive, num_negative)
     inside = (float(positive @ won @ negative) - _GRID * pairs) ** 2 <= z**2 * (
         sampling + _noise_of_u(histogram, _GRID)
     )
@@ -205,6 +205,16 @@ def calibration_error(histogram: Histogram, z: float = Z95) -> Figure:
     return Figure(min(distance, 1.0), max(distance - bias - half, 0.0), min(distance + half, 1.0))
 
 
+def hanley_mcneil(area: NDArray[np.float64], num_positive: float, num_negative: float) -> NDArray[np.float64]:
+    """Variance of an area under the curve, by the area, from sampling the people.
+
+    Source: Hanley and McNeil 1982, with exponential scores.
+    """
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = (num_positive - 1) * (first - area**2) + (num_negative - 1) * (second - area**2)
+    return np.asarray((area * (1 - area) + spread) / (num_positive * num_negative))
+
+
 METRICS = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
@@ -240,12 +250,6 @@ def _residuals(histogram: Histogram) -> NDArray[np.float64]:
     """Predicted minus observed, [label, bin]."""
     middle = ScoreBins(histogram.bins, histogram.base_rate).middles()
     return np.stack([middle, middle - 1.0])
-
-
-def _hanley_mcneil(area: NDArray[np.float64], num_positive: float, num_negative: float) -> NDArray[np.float64]:
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = (num_positive - 1) * (first - area**2) + (num_negative - 1) * (second - area**2)
-    return np.asarray((area * (1 - area) + spread) / (num_positive * num_negative))
 
 
 def _noise_of_u(histogram: Histogram, area: NDArray[np.float64]) -> NDArray[np.float64]:
