@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TypeGuard, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from common.config import Config
 from common.data.schema import Schema
@@ -56,7 +57,7 @@ def validate(text: str) -> Config:
     try:
         config = Config.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigError(_sentence(error)) from error
+        raise ConfigError(_sentence(error, text)) from error
     if config.federation.personal and config.data_schema is not None:
         _check_personal(config, config.data_schema)
     if config.model.encoders and config.data_schema is not None:
@@ -65,6 +66,7 @@ def validate(text: str) -> Config:
         _check_frozen(config.model.frozen, tuple(config.data_schema.modalities))
     if config.data_schema is not None:
         _check_parts(config.objective.parts, config.data_schema)
+        _check_bounds(config.data_schema)
     _check_networks(config.objective.parts, config.model.encoders)
     return config
 
@@ -81,6 +83,17 @@ def _check_parts(parts: tuple[Part, ...], schema: Schema) -> None:
                     f"objective.parts: a caption tells a text, and {name} is {schema.modalities[name].kind}"
                 )
     read_modalities(parts, schema.modalities)
+
+
+def _check_bounds(schema: Schema) -> None:
+    """A number is cut before a model sees it: where, is for whoever knows the column to say, and not for a default."""
+    for name, table in schema.tables.items():
+        for column in table.columns:
+            if column not in table.bounds:
+                raise ConfigError(
+                    f"dataset.yaml, modality {name}, column {column}: it has no public bounds, as bounds: {{{column}: "
+                    "[low, high]}; what lies beyond them is cut, and what lies within is scaled by them"
+                )
 
 
 def _check_networks(parts: tuple[Part, ...], encoders: Mapping[str, EncoderOptions]) -> None:
@@ -208,15 +221,37 @@ def _names(model: type[BaseModel]) -> str:
     return ", ".join(model.model_fields)
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, text: str) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "config"
-    if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key"
-    if first["type"] == "missing":
-        return f"{key}: missing, and it has no default"
+    given = json.loads(text) if first["loc"] else None  # without a place in it, it may be no JSON at all
+    key = ".".join(_as_written(first["loc"], given)) or "config"
+    say = _SENTENCES.get(first["type"])
+    if say:
+        return f"{key}{say(first)}"
     message = first["msg"].removeprefix("Value error, ")
     return message if key == "config" else f"{key}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+
+
+def _as_written(loc: Sequence[int | str], given: object) -> Iterator[str]:
+    """Leave out the kinds that pydantic puts between the keys that somebody wrote."""
+    for part in loc:
+        if isinstance(given, dict) and part not in given and given.get("kind") == part:
+            continue
+        yield str(part)
+        if isinstance(given, dict):
+            given = given.get(part)
+        elif isinstance(given, list) and isinstance(part, int):
+            given = given[part]
+
+
+_SENTENCES: dict[str, Callable[[ErrorDetails], str]] = {
+    "extra_forbidden": lambda _fault: ": unknown key",
+    "missing": lambda _fault: ": missing, and it has no default",
+    "union_tag_not_found": lambda _fault: ".kind: missing, and it has no default",
+    "union_tag_invalid": lambda fault: (
+        f".kind: {fault['ctx']['tag']!r} is none of {fault['ctx']['expected_tags'].replace(chr(39), '')}"
+    ),
+}
 
 
 def _first_line(error: Exception) -> str:

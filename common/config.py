@@ -228,6 +228,7 @@ class AuditConfig(Section):
     threshold: float = Field(0.5, gt=0, lt=1, description="Score from which a subject counts as positive.")
     min_cell: int = Field(11, ge=2, description="Groups with fewer subjects are suppressed.")
     score_bins: int = Field(10, ge=2, le=100, description="Bins of the score histograms.")
+    base_rate: float = Field(0.5, ge=1e-6, lt=1, description="Public share with the outcome: bins are finest there.")
 
 
 class Config(Section):

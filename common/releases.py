@@ -6,7 +6,7 @@ Server and sites both read this file, so that nobody sends the layout of a table
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,11 +50,12 @@ def table_layout(config: Config, purpose: str) -> TableLayout:
     schema = schema_of(config)
     read = read_modalities(config.objective.parts, schema.modalities)
     schema = schema.model_copy(update={"modalities": {name: schema.modalities[name] for name in read}})
+    task, bins = config.objective.task, config.audit.score_bins
     if purpose == "evaluation":
-        return evaluation_layout(schema, task=config.objective.task, bins=config.audit.score_bins)
-    return audit_layout(
-        schema, task=config.objective.task, attributes=config.audit.attributes, bins=config.audit.score_bins
-    )
+        layout = evaluation_layout(schema, task=task, bins=bins)
+    else:
+        layout = audit_layout(schema, task=task, attributes=config.audit.attributes, bins=bins)
+    return replace(layout, base_rate=config.audit.base_rate)
 
 
 def tables_of(config: Config) -> dict[str, TableRelease]:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from common.fairness.figures import figures_of
 from common.fairness.table import TableLayout, cell_noise, subjects_by_label, unflatten
-from common.metrics.bins import edge_of
 from common.metrics.figure import Figure
 from common.metrics.interval import Z95
 from common.reports.record import ReleasedTest
@@ -27,7 +26,7 @@ def evaluation_figures(
         threshold: score from which a subject counts as positive; moved to the nearest edge of a bin.
     """
     table, noise = unflatten(layout, counts)[:, 0], cell_noise(layout, noise_std)
-    edge = edge_of(threshold, layout.bins)
+    edge = layout.score_bins.edge_of(threshold)
     found = {
         condition.name: figures_of(layout, table[number], float(noise[number]), edge)
         for number, condition in enumerate(layout.conditions)

@@ -208,7 +208,7 @@ def _oddities(spec: ModalitySpec, readings: Readings) -> Iterator[tuple[str, int
             if not np.isfinite(values[:, place]).any():
                 yield f"column {column} is empty", None
             if column not in spec.bounds:
-                yield f"column {column} has no public bounds, which normalisation needs", None
+                yield f"column {column} has no public bounds, which every run needs", None
 
 
 def _counted(what: str, odd: np.ndarray) -> Iterator[tuple[str, int]]:

@@ -38,6 +38,8 @@ class TaskSpec(Described):
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskSpec:
+        if self.kind == "multiclass" and "classes" not in self.model_fields_set:
+            raise ValueError("a multiclass task needs `classes`, the names of all of its classes")
         if set(repeated(self.classes)) or len(self.classes) < _FEWEST_CLASSES:
             raise ValueError(f"classes must be two or more, each once; got {list(self.classes)}")
         if self.kind in ("binary", "multilabel") and len(self.classes) != _FEWEST_CLASSES:

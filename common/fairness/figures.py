@@ -34,7 +34,8 @@ def figures_of(layout: TableLayout, counts: Cells, noise_std: float, edge: int) 
 def _multilabel(layout: TableLayout, counts: Cells, noise_std: float, edge: int) -> dict[str, Figure]:
     names = [label.rpartition(" = ")[0] for label in layout.labels[::2]]
     each = {
-        name: figures(Histogram(counts[2 * place : 2 * place + 2], noise_std, edge)) for place, name in enumerate(names)
+        name: figures(Histogram(counts[2 * place : 2 * place + 2], noise_std, edge, layout.base_rate))
+        for place, name in enumerate(names)
     }
     means = {metric: _mean([one[metric] for one in each.values()]) for metric in next(iter(each.values()))}
     return means | {f"{metric}/{name}": one for name, found in each.items() for metric, one in found.items()}
@@ -50,7 +51,7 @@ def _mean(parts: list[Figure]) -> Figure:
 
 
 _FIGURES: dict[str, Callable[[TableLayout, Cells, float, int], dict[str, Figure]]] = {
-    "binary": lambda _layout, counts, noise_std, edge: figures(Histogram(counts, noise_std, edge)),
+    "binary": lambda layout, counts, noise_std, edge: figures(Histogram(counts, noise_std, edge, layout.base_rate)),
     "multiclass": lambda _layout, counts, noise_std, _edge: confusion_figures(counts, noise_std),
     "multilabel": _multilabel,
     "regression": lambda layout, counts, noise_std, _edge: moment_figures(counts[0], noise_std, layout.limits),

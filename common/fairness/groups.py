@@ -14,7 +14,6 @@ from common.fairness.figures import figures_of
 from common.fairness.gaps import gaps_of
 from common.fairness.result import AuditResult, GroupFigures, ModalityGain
 from common.fairness.table import TableLayout, cell_noise, subjects_by_label, unflatten
-from common.metrics.bins import edge_of, score_at
 from common.metrics.figure import Figure
 from common.metrics.interval import CONFIDENCE, Z95, combine
 
@@ -50,7 +49,7 @@ def audit_figures(
         honest: every interval covers 95 % with the noise as with none.
         suppressed: a group below `min_cell` has no figures, nor has the one that would give it away by subtraction.
     """
-    edge = edge_of(threshold, layout.bins)
+    edge = layout.score_bins.edge_of(threshold)
     table = _Table(layout, unflatten(layout, counts), cell_noise(layout, noise_std), edge, min_cell)
     reasons = _suppressed(table)
     groups = tuple(
@@ -61,7 +60,7 @@ def audit_figures(
     gaps = gaps_of(layout, groups)
     return AuditResult(
         task=layout.task,
-        threshold=score_at(edge, layout.bins),
+        threshold=layout.score_bins.score_at(edge),
         min_cell=min_cell,
         noise_std=noise_std,
         bins=layout.bins,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.schema import Schema, TaskSpec
-from common.metrics.bins import bin_of
+from common.metrics.bins import ScoreBins
 from common.metrics.moments import NUM_MOMENTS, REACH, UNIT, moments_of
 
 EVERYONE = ("", "everyone")
@@ -43,6 +43,7 @@ class TableLayout:
         bins: binary and multilabel task: score bins (common/metrics/bins.py); multiclass task: the predicted class;
             regression: sums over the subjects, in fixed point (common/metrics/moments.py).
         limits: regression: the public range of the true number.
+        base_rate: binary and multilabel task: what the score bins lie around.
     """
 
     task: str
@@ -52,6 +53,12 @@ class TableLayout:
     labels: tuple[str, ...]
     bins: int
     limits: tuple[float, float] = (0.0, 1.0)
+    base_rate: float = 0.5
+
+    @property
+    def score_bins(self) -> ScoreBins:
+        """How scores are counted."""
+        return ScoreBins(self.bins, self.base_rate)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -252,7 +259,7 @@ class _Part:
 
 def _chosen(layout: TableLayout, means: NDArray[np.float64], label: NDArray[np.int64]) -> Iterator[_Part]:
     """One cell a subject: its class, and the bin of its chance or the class that the model chose."""
-    bins = bin_of(means[:, 0], layout.bins) if layout.kind == "binary" else means.argmax(axis=1)
+    bins = layout.score_bins.of(means[:, 0]) if layout.kind == "binary" else means.argmax(axis=1)
     known = (label >= 0) & (label < len(layout.labels))
     yield _Part(label, np.asarray(bins, dtype=np.int64), np.ones_like(label), known)
 
@@ -262,7 +269,7 @@ def _one_by_one(layout: TableLayout, means: NDArray[np.float64], label: NDArray[
     for place in range(layout.answers):
         own = label[:, place]
         known = (own >= 0) & (own <= 1)
-        yield _Part(2 * place + own, bin_of(means[:, place], layout.bins), np.ones_like(own), known)
+        yield _Part(2 * place + own, layout.score_bins.of(means[:, place]), np.ones_like(own), known)
 
 
 def _summed(_layout: TableLayout, means: NDArray[np.float64], label: NDArray[np.float64]) -> Iterator[_Part]:

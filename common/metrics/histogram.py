@@ -13,11 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.metrics.bins import middles
+from common.metrics.bins import ScoreBins
 from common.metrics.figure import Figure
 from common.metrics.interval import Z95, combine, share
 
 _MOST_TIES = 0.5  # of all pairs: a model that gives everybody about one score has an AUROC that bins cannot show
+_TIED = (
+    "most pairs fall into one score bin, where their order is lost: an audit.base_rate near the scores, or more"
+    " audit.score_bins, would part them"
+)
 _GRID = np.linspace(0.0, 1.0, 4001)
 
 
@@ -29,11 +33,13 @@ class Histogram:
         counts: float64 [2, bin]; the second row has the condition.
         noise_std: standard deviation of the noise in every cell, in subjects.
         edge: bins from this one on count as called positive.
+        base_rate: what the bins lie around.
     """
 
     counts: NDArray[np.float64]
     noise_std: float
     edge: int
+    base_rate: float = 0.5
 
     @property
     def bins(self) -> int:
@@ -105,8 +111,6 @@ def balanced_accuracy(histogram: Histogram, z: float = Z95) -> Figure:
 def f1(histogram: Histogram, z: float = Z95) -> Figure:
     """Harmonic mean of sensitivity and precision: 2 found / (2 found + missed + falsely called).
 
-    Where most pairs tie it cannot be said: the bins' area would be near a half, whatever the scores' is.
-
     The interval inverts a test, as the AUROC's does: all values F for which 2 found (1 - F) - F (missed + falsely
     called) is within z standard deviations of zero.
     """
@@ -143,6 +147,8 @@ def average_precision(histogram: Histogram, z: float = Z95) -> Figure:
 def auroc(histogram: Histogram, z: float = Z95) -> Figure:
     """Chance that someone with the condition scores above someone without; the same bin counts half.
 
+    Where most pairs tie it cannot be said: the bins' area would be near a half, whatever the scores' is.
+
     The interval inverts a test: all areas A for which U(A) = sum over pairs of bins of n_neg n_pos (won - A) is within
     z standard deviations of zero. Its variance is Hanley and McNeil's at A, plus the noise's: U is bilinear in the
     counts, and the term that plugging in noised counts adds is taken off again.
@@ -154,12 +160,12 @@ def auroc(histogram: Histogram, z: float = Z95) -> Figure:
     if num_negative < 1 or num_positive < 1:
         return Figure(None, reason="needs subjects with and without the condition")
     if float(positive @ negative) > _MOST_TIES * num_positive * num_negative:
-        return Figure(None, reason="most pairs fall into one score bin, where their order is lost")
+        return Figure(None, reason=_TIED)
     won = _won(histogram.bins)
     value = float(positive @ won @ negative) / (num_positive * num_negative)
     value = min(max(value, 0.0), 1.0)
     pairs = num_positive * num_negative
-    sampling = pairs**2 * _hanley_mcneil(_GRID, num_positive, num_negative)
+    sampling = pairs**2 * hanley_mcneil(_GRID, num_positive, num_negative)
     inside = (float(positive @ won @ negative) - _GRID * pairs) ** 2 <= z**2 * (
         sampling + _noise_of_u(histogram, _GRID)
     )
@@ -174,7 +180,7 @@ def calibration_gap(histogram: Histogram, z: float = Z95) -> Figure:
     n = histogram.total
     if n < 1:
         return Figure(None, reason="no subjects in this cell, as far as the noise lets us see")
-    residual = _residuals(histogram.bins)
+    residual = _residuals(histogram)
     value = min(max(float((histogram.counts * residual).sum()) / n, -1.0), 1.0)
     per_subject = max(float((histogram.counts * (residual - value) ** 2).sum()) / n, 0.0)
     noise = histogram.noise_std**2 * float(((residual - value) ** 2).sum())
@@ -191,12 +197,22 @@ def calibration_error(histogram: Histogram, z: float = Z95) -> Figure:
     n = histogram.total
     if n < 1:
         return Figure(None, reason="no subjects in this cell, as far as the noise lets us see")
-    residual = _residuals(histogram.bins)
+    residual = _residuals(histogram)
     distance = float(np.abs((histogram.counts * residual).sum(axis=0)).sum()) / n
     in_bin = np.maximum(histogram.counts.sum(axis=0), 0.0)
     variance = in_bin / 4 + histogram.noise_std**2 * (residual**2).sum(axis=0)
     bias, half = math.sqrt(2 / math.pi) * float(np.sqrt(variance).sum()) / n, z * math.sqrt(float(variance.sum())) / n
     return Figure(min(distance, 1.0), max(distance - bias - half, 0.0), min(distance + half, 1.0))
+
+
+def hanley_mcneil(area: NDArray[np.float64], num_positive: float, num_negative: float) -> NDArray[np.float64]:
+    """Variance of an area under the curve, by the area, from sampling the people.
+
+    Source: Hanley and McNeil 1982, with exponential scores.
+    """
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = (num_positive - 1) * (first - area**2) + (num_negative - 1) * (second - area**2)
+    return np.asarray((area * (1 - area) + spread) / (num_positive * num_negative))
 
 
 METRICS = {
@@ -230,16 +246,10 @@ def _won(bins: int) -> NDArray[np.float64]:
     return np.tril(np.ones((bins, bins)), -1) + 0.5 * np.eye(bins)
 
 
-def _residuals(bins: int) -> NDArray[np.float64]:
+def _residuals(histogram: Histogram) -> NDArray[np.float64]:
     """Predicted minus observed, [label, bin]."""
-    middle = middles(bins)
+    middle = ScoreBins(histogram.bins, histogram.base_rate).middles()
     return np.stack([middle, middle - 1.0])
-
-
-def _hanley_mcneil(area: NDArray[np.float64], num_positive: float, num_negative: float) -> NDArray[np.float64]:
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = (num_positive - 1) * (first - area**2) + (num_negative - 1) * (second - area**2)
-    return np.asarray((area * (1 - area) + spread) / (num_positive * num_negative))
 
 
 def _noise_of_u(histogram: Histogram, area: NDArray[np.float64]) -> NDArray[np.float64]:

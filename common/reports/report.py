@@ -9,6 +9,7 @@ import yaml
 from common.files import PUBLIC, write_whole
 from common.reports import plots, sentences
 from common.reports.grid import budget_bar, participation
+from common.reports.leaning import leaning
 from common.reports.limits import not_covered
 from common.reports.record import RunRecord
 from common.reports.render import render
@@ -29,7 +30,7 @@ def write_run_report(record: RunRecord, path: Path) -> Path:
         bars={site.name: budget_bar(site.ledger) for site in record.sites if site.ledger},
         grid=participation([site.name for site in record.sites], record.rounds),
         in_short=sentences.in_short(record),
-        leaning=sentences.leaning(record),
+        leaning=leaning(record),
         fairness=sentences.fairness(record.audit),
         left_out={block.name: sum(block.name in item.left_out for item in record.rounds) for block in record.blocks},
         took_part=sentences.took_part(record),

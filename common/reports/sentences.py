@@ -12,7 +12,6 @@ from common.reports.record import Promise, RedBox, RunRecord
 from common.secagg.roster import too_many_colluders
 
 _CERTAIN = 0.9995
-_NOTICEABLE = 0.005
 
 
 def red_boxes(record: RunRecord) -> tuple[RedBox, ...]:
@@ -222,44 +221,6 @@ def verdict(gap: Gap) -> str:
         visible = decimal(gap.smallest_visible) if gap.metric in NUMBERS else points(gap.smallest_visible)
         return f"cannot be told from none; about {visible} would have shown"
     return "cannot be told from none; no gap at all would have shown"
-
-
-def leaning(record: RunRecord) -> str:
-    """Which modality the model leans on most, by what leaving it out costs."""
-    drops = _drops(record)
-    if not drops:
-        return ""
-    name = max(drops, key=lambda modality: drops[modality])
-    if drops[name] <= 0:
-        return "Leaving out any one modality costs nothing."
-    least = min(drops, key=lambda modality: drops[modality])
-    source = "as the simulator measured it" if record.test is not None else "as far as the noise lets us see"
-    return (
-        f"The model leans most on {name}: without it the AUROC falls by {drops[name]:.2f}. "
-        f"It needs {least} least ({_change(-drops[least])}), {source}."
-    )
-
-
-def _drops(record: RunRecord) -> dict[str, float]:
-    if record.test is not None:
-        values = {name: part.auroc for name, part in record.test.conditions.items()}
-    elif record.released is not None:
-        values = {name: part["auroc"].value for name, part in record.released.conditions.items() if "auroc" in part}
-    else:
-        return {}
-    full = values.get("all")
-    prefix = "without:"
-    return {
-        name.removeprefix(prefix): full - value
-        for name, value in values.items()
-        if name.startswith(prefix) and value is not None and full is not None
-    }
-
-
-def _change(value: float) -> str:
-    if abs(value) < _NOTICEABLE:
-        return "no change"
-    return f"{'a rise' if value > 0 else 'a fall'} of {abs(value):.2f}"
 
 
 def took_part(record: RunRecord) -> str:

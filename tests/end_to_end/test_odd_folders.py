@@ -85,3 +85,16 @@ def test_a_check_of_many_modalities_fits_a_terminal(tmp_path: Path) -> None:
     assert "…" not in said
     assert max(map(len, said.splitlines())) <= 80
     assert all(said.count(f" {name} ") == 2 for name in named), "once among who has what, once among the modalities"
+
+
+@pytest.mark.parametrize("normalisation", ["none", "site"])
+def test_a_number_without_public_bounds_is_refused_before_the_run(tmp_path: Path, normalisation: str) -> None:
+    """It was cut to [-5, 5], unseen: of a column of ages nothing was left."""
+    for folder in write_toy_sites(tmp_path / "data", subjects=12):
+        path = folder / "dataset.yaml"
+        described = yaml.safe_load(path.read_text())
+        del described["modalities"]["vitals"]["bounds"]["age"]
+        path.write_text(yaml.safe_dump(described))
+    asked = (*overrides_of(tmp_path / "data", "sick"), f"data.normalisation={normalisation}")
+    with pytest.raises(ConfigError, match=r"dataset\.yaml, modality vitals, column age: it has no public bounds"):
+        begin(compose(asked), tmp_path / "runs")

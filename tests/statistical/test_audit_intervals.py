@@ -13,6 +13,7 @@ import pytest
 from common.fairness.groups import audit_figures
 from common.fairness.result import AuditResult
 from common.fairness.table import TableLayout, conditions_of, fill
+from common.metrics.bins import ScoreBins
 from common.metrics.histogram import METRICS, Histogram
 from common.metrics.moments import NUM_MOMENTS, UNIT, moment_figures, moments_of
 
@@ -61,6 +62,24 @@ def test_intervals_that_ignore_the_noise_do_not(metric: str) -> None:
 
 def test_intervals_that_believe_in_half_the_noise_do_not() -> None:
     assert coverage("tpr", 50, 4.0, 2.0) < 0.9
+
+
+def rare_coverage(base_rate: float) -> float:
+    """How often the interval read off ten bins holds the scores' own area: one in 14 has the condition."""
+    rng, hits, apart = np.random.default_rng(13), 0, 1.0
+    bins, truth = ScoreBins(BINS, base_rate), NormalDist().cdf(apart / 2**0.5)
+    for _ in range(RUNS):
+        odds = [-2.7 + 0.3 * (rng.normal(size=number) + apart * label) for label, number in enumerate((1860, 140))]
+        counts = [np.bincount(bins.of(1 / (1 + np.exp(-one))), minlength=BINS) for one in odds]
+        noised = np.array(counts, dtype=np.float64) + np.rint(rng.normal(0, 2.0, (2, BINS)))
+        figure = METRICS["auroc"](Histogram(noised, 2.0, bins.edge_of(0.5), base_rate))
+        hits += figure.low is not None and figure.high is not None and figure.low <= truth <= figure.high
+    return hits / RUNS
+
+
+def test_the_area_of_a_rare_outcome_is_covered_in_bins_around_its_base_rate_and_not_around_a_half() -> None:
+    assert rare_coverage(0.07) == pytest.approx(0.95, abs=0.03)
+    assert rare_coverage(0.5) < 0.5
 
 
 LAYOUT = TableLayout(

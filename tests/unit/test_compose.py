@@ -108,5 +108,29 @@ def test_no_choice_names_code() -> None:
 def test_an_encoder_is_chosen_by_the_modalitys_name_without_a_plus() -> None:
     chosen = compose(["model.encoders.voice.kind=mel", "model.encoders.voice.mels=32"]).model.encoders["voice"]
     assert chosen.model_dump(include={"kind", "mels"}) == {"kind": "mel", "mels": 32}
-    with pytest.raises(ConfigError, match=r"model\.encoders\.voice"):
-        compose(["model.encoders.voice.kind=nose"])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (
+            "model.encoders.voice.kind=nose",
+            r"^model\.encoders\.voice\.kind: 'nose' is none of linear, bytes, .*torchvision$",
+        ),
+        ("model.encoders.voice.mels=32", r"^model\.encoders\.voice\.kind: missing"),
+        (
+            "model.encoders.voice={kind: minilm, adapter: {kind: arms}}",
+            r"^model\.encoders\.voice\.adapter\.kind: 'arms' is none of lora, bottleneck$",
+        ),
+        ("model.encoders.voice={kind: mel, melody: 3}", r"^model\.encoders\.voice\.melody: unknown key$"),
+        ("objective.parts=[{kind: guess}]", r"^objective\.parts\.0\.kind: 'guess' is none of task, anchor, "),
+    ],
+)
+def test_a_kind_that_is_none_is_told_the_kinds_and_keys_stand_as_they_were_written(override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        compose([override])
+
+
+def test_a_configuration_that_is_no_json_is_refused() -> None:
+    with pytest.raises(ConfigError, match="JSON"):
+        validate("{")

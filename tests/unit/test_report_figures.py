@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common.files import PUBLIC, write_whole
+from common.reports.leaning import leaning
 from common.reports.limits import recompute
 from common.reports.numbers import epsilon, plain, remaining
 from common.reports.record import CohortBudget, RunRecord
@@ -70,6 +71,22 @@ def test_the_summary_speaks_of_the_figures_in_the_record() -> None:
     assert record.test is not None
     assert f"{100 * (record.test.pooled_accuracy or 0):.0f} of 100" in said["How good"]
     assert "40 of 40 planned rounds" in said["The run"]
+
+
+def test_what_the_model_leans_on_is_not_told_from_a_few_people() -> None:
+    record = example_record()
+    assert record.test is not None
+    assert leaning(record).startswith("The model leans most on")
+    few = leaning(replace(record, test=replace(record.test, num_subjects=12)))
+    assert few.startswith("Which modality the model leans on most cannot be told from chance with 12 held-out people")
+    released = leaning(replace(record, test=None))
+    assert released.startswith("The model leans most on")
+    assert "as far as the noise lets us see" in released
+    drowned = evaluation_figures(
+        layouts()[0], np.full(layouts()[0].size, 3, dtype=np.int64), noise_std=50.0, threshold=0.5
+    )
+    assert "these people and the noise" in leaning(replace(record, test=None, released=drowned))
+    assert leaning(replace(record, test=None, released=None)) == ""
 
 
 def test_the_recipe_on_the_budget_page_gives_the_figure_beside_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "bounds upside down": ({"modalities": {"x": {**LABS, "bounds": {"crp": [1, 0]}}}}, "low < high"),
     "bounds infinite": ({"modalities": {"x": {**LABS, "bounds": {"crp": [0, float("inf")]}}}}, "finite"),
     "three binary classes": ({"tasks": {"t": {"kind": "binary", "column": "c", "classes": [0, 1, 2]}}}, "two classes"),
+    "classes left to a default": ({"tasks": {"t": {"kind": "multiclass", "column": "c"}}}, "needs `classes`"),
     "class twice": ({"tasks": {"t": {"kind": "binary", "column": "c", "classes": ["a", "a"]}}}, "each once"),
     "boolean class": ({"tasks": {"t": {"kind": "binary", "column": "c", "classes": [False, True]}}}, "string"),
     "label as input": (
