@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from client.augment import Uniforms
 from common.config import Config
 from common.data.batch import Batch, masked
 from common.data.pieces import num_pieces
 from common.objectives import MaskedTokens, told
 from common.releases import schema_of
-
-Uniforms = Callable[[str, int], np.ndarray]
 
 
 @dataclass(frozen=True)

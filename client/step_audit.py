@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.augment import NOTHING_ALTERED
 from client.dp import per_row_gradients
 from client.hiding import NOTHING_HIDDEN
 from client.shared_noise import shared_step
@@ -145,9 +146,8 @@ def _small_problem(training: LocalTraining, canaries: int) -> tuple[nn.Module, B
     )
     plan = replace(plan, sampling_rate=1.0, steps_per_round=1, lattice=lattice)
     rows = 1 << (_RECORDS * canaries - 1).bit_length()
-    alone = replace(
-        training, task=_TASK, auxiliary_weight=0.0, modality_dropout=0.0, parts=TASK_ONLY, hiding=NOTHING_HIDDEN
-    )
+    shown = replace(training, modality_dropout=0.0, hiding=NOTHING_HIDDEN, altering=NOTHING_ALTERED)
+    alone = replace(shown, task=_TASK, auxiliary_weight=0.0, parts=TASK_ONLY)
     small = replace(alone, steps=1, plan=plan, rows=rows)
     return model, _rows(canaries, size=_STEEP * max(1.0, plan.clip_norm)), small
 

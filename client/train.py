@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.augment import NOTHING_ALTERED, Altering, Uniforms, alter
 from client.dp import Clipping, Engine, clipped_sum, per_row_gradients
-from client.hiding import NOTHING_HIDDEN, Hiding, Uniforms, conceal, hiding_of
+from client.hiding import NOTHING_HIDDEN, Hiding, conceal, hiding_of
 from common.blocks import blocks_of, flatten
 from common.config import Config
 from common.data.batch import Batch, take
@@ -38,6 +39,7 @@ class LocalTraining:
         plan: sampling, clipping, noise and divisor of every step; None: no privacy.
         parts: the objective's, with the weights of this round.
         hiding: what else than whole modalities a step hides.
+        altering: how a step alters records before that.
     """
 
     task: str
@@ -56,6 +58,7 @@ class LocalTraining:
     engine: Engine = "bookkeeping"
     parts: tuple[Part, ...] = TASK_ONLY
     hiding: Hiding = NOTHING_HIDDEN
+    altering: Altering = NOTHING_ALTERED
 
 
 def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:
@@ -115,6 +118,7 @@ def training_of(
     config: Config, plan: PrivacyPlan | None, *, site: str = "", round: int = 0, rows: int = 0
 ) -> LocalTraining:
     """What a site does in a round of a run, out of what it agreed to: the one place where a round gets its numbers."""
+    modalities = config.data_schema.modalities if config.data_schema is not None else {}
     return LocalTraining(
         task=config.objective.task,
         auxiliary_weight=config.objective.auxiliary_weight,
@@ -132,6 +136,7 @@ def training_of(
         engine=config.privacy.engine,
         parts=in_round(config.objective.parts, round),
         hiding=hiding_of(config),
+        altering=Altering(config.objective.augment, modalities),
     )
 
 
@@ -166,10 +171,10 @@ def clipping_of(training: LocalTraining) -> Clipping:
 
 
 def draw_sample(batch: Batch, training: LocalTraining, noise: NoiseSource, step: int) -> Batch:
-    """Draw a private step's subjects, with all their rows, and hide modalities.
+    """Draw a private step's subjects, with all their rows, alter these, and hide modalities.
 
-    Sampling and dropout come from the noise's own secret stream. From the experiment's seed, which is no secret, one
-    subject's absence would visibly shift the others' draws, and the clipping would not bound that.
+    Sampling, alterations and dropout come from the noise's own secret stream. From the experiment's seed, which is no
+    secret, one subject's absence would visibly shift the others' draws, and the clipping would not bound that.
     """
     if training.plan is None:
         raise ValueError("a private sample needs a plan")
@@ -177,6 +182,12 @@ def draw_sample(batch: Batch, training: LocalTraining, noise: NoiseSource, step:
     drawn = poisson_draw(noise, f"sampling/{step}", len(subjects), rate=training.plan.sampling_rate)
     sample = take(batch, drawn[subject_of_row])
     uniforms: Uniforms = lambda label, size: noise.uniform(f"{label}/{step}", size)  # noqa: E731
+    return _as_shown(sample, training, uniforms)
+
+
+def _as_shown(sample: Batch, training: LocalTraining, uniforms: Uniforms) -> Batch:
+    """What a step shows the model of its records: altered, and with some of it hidden."""
+    sample = alter(sample, training.altering, uniforms)
     return conceal(sample, training.modality_dropout, training.hiding, uniforms)
 
 
@@ -220,9 +231,8 @@ def _plain_gradients(model: nn.Module, batch: Batch, training: LocalTraining) ->
         drawn[waiting[: training.batch_subjects]] = True
         waiting = waiting[training.batch_subjects :]
         sample = take(batch, torch.from_numpy(drawn)[subject_of_row])
-        yet_hidden: Uniforms = lambda _label, size: random.random(size)  # noqa: E731
-        sample = conceal(sample, training.modality_dropout, training.hiding, yet_hidden)
-        loss = _mean_loss(model, sample, training)
+        uniforms: Uniforms = lambda _label, size: random.random(size)  # noqa: E731
+        loss = _mean_loss(model, _as_shown(sample, training, uniforms), training)
         found = torch.autograd.grad(loss, list(parameters.values()))
         yield dict(zip(parameters, found, strict=True))
 

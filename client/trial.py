@@ -17,6 +17,7 @@ from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
 from client.arithmetic import synthetic_batch, synthetic_model
+from client.augment import NOTHING_ALTERED
 from client.hiding import NOTHING_HIDDEN
 from client.step_audit import fresh, nobody, own_step, plan_of
 from client.train import LocalTraining, draw_sample, train_round
@@ -80,7 +81,10 @@ class Trial:
 
 
 def trial_of(config: Config, training: LocalTraining, honest: int) -> Trial:
-    """Set a run's step up for a trial, with subjects of one record or several, with all modalities or some."""
+    """Set a run's step up for a trial, with subjects of one record or several, with all modalities or some.
+
+    The rows say what is hidden, and are as good as altered: nothing is drawn but noise.
+    """
     plan = replace(plan_of(training), sampling_rate=1.0, steps_per_round=1)
     subjects = torch.tensor(_SUBJECT_OF_ROW)
     whole, some = (synthetic_batch(config, len(subjects), presence=presence) for presence in (1.0, 1 / 2))
@@ -89,9 +93,7 @@ def trial_of(config: Config, training: LocalTraining, honest: int) -> Trial:
     values = {name: masked(value, mask[name]) for name, value in whole.values.items()}
     rows = replace(whole, values=values, mask=mask, subjects=subjects)
     rows = take(rows, torch.tensor(_RECORD_OF_ROW))
-    calm = replace(
-        training, steps=1, plan=plan, modality_dropout=0.0, hiding=NOTHING_HIDDEN
-    )  # the rows say what is hidden
+    calm = replace(training, steps=1, plan=plan, modality_dropout=0.0, hiding=NOTHING_HIDDEN, altering=NOTHING_ALTERED)
     return Trial(synthetic_model(config, spread=_SPREAD), rows, calm, plan, honest)
 
 

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from common.augmentation import Augmentation
 from common.config import Config
+from common.data.modalities import SignalSpec
 from common.data.schema import Schema
 from common.models.backbones.files import refuse_other_bytes
 from common.models.backbones.options import BackboneOptions
@@ -67,6 +69,7 @@ def validate(text: str) -> Config:
     if config.data_schema is not None:
         _check_parts(config.objective.parts, config.data_schema)
         _check_bounds(config.data_schema)
+        _check_augment(config, config.objective.augment, config.data_schema)
     _check_networks(config.objective.parts, config.model.encoders)
     return config
 
@@ -109,6 +112,24 @@ def _check_networks(parts: tuple[Part, ...], encoders: Mapping[str, EncoderOptio
                 raise ConfigError(
                     f"objective.parts: masked_tokens hides pieces of {name}, and its network reads records once, whole"
                 )
+
+
+def _check_augment(config: Config, augment: Augmentation, schema: Schema) -> None:
+    """What turns has three equal axes, and what is altered is read in the step: a frozen encoder has read it before."""
+    from common.blocks import is_named  # noqa: PLC0415  (numpy: not before a configuration is checked)
+
+    for name in augment.rotated:
+        spec = schema.modalities.get(name)
+        bounds = {*spec.bounds.values()} if isinstance(spec, SignalSpec) and len(spec.bounds) == len("xyz") else set()
+        if not isinstance(spec, SignalSpec) or len(spec.channels) != len("xyz") or len(bounds) != 1 or sum(*bounds):
+            raise ConfigError(f"augment.rotated: {name} must be a signal of three channels with bounds [-b, b], one b")
+    altered = {"audio": augment.in_time, "signal": augment.in_time, "image": augment.in_images}
+    for name, spec in schema.modalities.items():
+        options = config.model.encoders.get(name)
+        frozen = is_named(f"encoder/{name}", config.model.frozen)
+        fixed = options.adapter is None if isinstance(options, BackboneOptions) else frozen
+        if fixed and altered.get(spec.kind):
+            raise ConfigError(f"augment alters {name}, and its encoder, not trained, reads a record once, as it is")
 
 
 def _check_personal(config: Config, schema: Schema) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.augmentation import Augmentation
 from common.data.schema import PlainName, Schema
 from common.models.encoders.options import EncoderOptions
 from common.objectives import TASK_ONLY, Part, check_parts, check_setting
@@ -120,6 +121,7 @@ class ObjectiveConfig(Section):
     )
     auxiliary_weight: float = Field(0.3, ge=0, le=10, description="Weight of the per-modality auxiliary losses.")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance to hide a present modality in training.")
+    augment: Augmentation = Augmentation()  # type: ignore[call-arg]
     learning_rate: Positive = Field(description="Learning rate of the sites' SGD steps.")
     weight_decay: float = Field(0.0, ge=0, description="L2 pull towards zero in every local step.")
     batch_subjects: int = Field(64, ge=1, description="Expected subjects a step where privacy is off.")

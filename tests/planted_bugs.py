@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from client import dp, shared_noise, train, trial
+from client.augment import Altering, Uniforms
+from client.augment import alter as _alter
 from client.dp import Clipping
 from client.dp import clipped_sum as _sum
-from client.hiding import Hiding, Uniforms
+from client.hiding import Hiding
 from client.hiding import conceal as _conceal
 from client.train import LocalTraining
 from common.bookkeeping import engine
@@ -145,6 +147,14 @@ def _once_for_all(sample: Batch, dropout: float, hiding: Hiding, uniforms: Unifo
     return _conceal(sample, dropout, hiding, lambda label, size: uniforms(label.partition("/")[0], size) * 0 + 0.4)
 
 
+def _altered_in_public(sample: Batch, altering: Altering, _uniforms: Uniforms) -> Batch:
+    return _alter(sample, altering, lambda label, size: numpy_generator(0, label).random(size))
+
+
+def _all_altered_alike(sample: Batch, altering: Altering, uniforms: Uniforms) -> Batch:
+    return _alter(sample, altering, lambda label, size: np.resize(uniforms(label, size // max(1, len(sample))), size))
+
+
 MEAN_OF = 40.0  # the divisor of the plans that these bugs are planted under
 BUGS = {
     "sqrt(2) times the sensitivity": _clipping(_further),
@@ -173,6 +183,8 @@ WITH_PARTS = {
     "pieces that are a neighbour's": Bug(((ObjectiveParts, "_restored", _told_by_neighbours),)),
     "masking drawn from the public seed": Bug(((train, "conceal", _in_public),)),
     "the same masking in all records": Bug(((train, "conceal", _once_for_all),)),
+    "alterations drawn from the public seed": Bug(((train, "alter", _altered_in_public),)),
+    "all records altered alike": Bug(((train, "alter", _all_altered_alike),)),
 }
 SHARED = {
     "half the share of noise": Bug(((shared_noise, "share_std", lambda *given: _share_std(*given) / 2),)),

@@ -31,7 +31,7 @@ DISTRIBUTED = (*NONE, "privacy=distributed", "privacy.delta=1e-3", "privacy.decl
 PARTS = "[{kind:task},{kind:anchor,query:labs,target:vitals,bank:5},{kind:masked_tokens,modality:ward}]"
 WITH_EVERY_PART = (
     *(*SAMPLED, f"objective.parts={PARTS}"),
-    *("model.frozen=[encoder/vitals]", "objective.modality_dropout=0.2"),
+    *("model.frozen=[encoder/vitals]", "objective.modality_dropout=0.2", "objective.augment.gain=0.1"),
 )
 
 
