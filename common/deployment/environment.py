@@ -26,5 +26,5 @@ def environment_of(home: Path, *, programs: Path = PROGRAMS) -> dict[str, str]:
     alone = {"FLWR_HOME": str(home), "PATH": path, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
     # A proxy of the house may be the way to the gate; it is not the way to this machine itself.
     direct = ",".join(filter(None, (os.environ.get("NO_PROXY", os.environ.get("no_proxy")), "127.0.0.1", "localhost")))
-    polling = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1", "NO_PROXY": direct, "no_proxy": direct}
+    polling = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25", "NO_PROXY": direct, "no_proxy": direct}
     return {**os.environ, **QUIET, **alone, **polling}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.compose import ConfigError
 from common.deployment.environment import PROGRAMS, environment_of
-from common.files import write_whole
+from common.files import PRIVATE, write_whole
 from server.deployment.place import Place
 
 _ENDED = "finished"
@@ -36,26 +39,25 @@ class FlowerRun:
 
 
 def register(place: Place) -> dict[str, str]:
-    """Let all who are enrolled in, and nobody else; returns node ids by institution. What is known already stays."""
-    known: dict[str, str] = json.loads(place.nodes_path.read_text()) if place.nodes_path.exists() else {}
-    online = nodes(place)
-    for name, enrolment in place.enrolments().items():
-        if known.get(name) in online:
-            continue
-        key = place.path / "enrolled" / f"{name}.pub"
-        key.write_text(f"{enrolment.transport_key}\n")
-        known[name] = str(_flwr(place, "supernode", "register", str(key), "here", "--name", name)["node-id"])
-    for name in sorted(set(known) - set(place.enrolments())):
-        if known[name] in online:
-            _flwr(place, "supernode", "unregister", known[name], "here")
-        del known[name]
-    write_whole(place.nodes_path, json.dumps(known, indent=1) + "\n")
-    return known
+    """Let all who are enrolled in, and nobody else; returns node ids by institution. Who is known already stays."""
+    with _alone(place):
+        known: dict[str, str] = json.loads(place.nodes_path.read_text()) if place.nodes_path.exists() else {}
+        enrolled, seen = place.enrolments(), nodes(place)
+        known = {name: node for name, node in known.items() if name in enrolled and node in seen}
+        for node in set(seen) - set(known.values()):  # taken off, or registered just before a crash
+            _flwr(place, "supernode", "unregister", node, "here")
+        write_whole(place.nodes_path, json.dumps(known, indent=1) + "\n")
+        for name in sorted(set(enrolled) - set(known)):
+            key = write_whole(place.path / "enrolled" / f"{name}.pub", f"{enrolled[name].transport_key}\n")
+            known[name] = str(_flwr(place, "supernode", "register", str(key), "here", "--name", name)["node-id"])
+            write_whole(place.nodes_path, json.dumps(known, indent=1) + "\n")
+        return known
 
 
 def nodes(place: Place) -> dict[str, str]:
     """What the SuperLink says of each registered node (`registered`, `online`, `offline`), by node id."""
-    return {str(node["node-id"]): str(node["status"]) for node in _flwr(place, "supernode", "ls", "here")["nodes"]}
+    found = _flwr(place, "supernode", "ls", "here")["nodes"]
+    return {str(node["node-id"]): str(node["status"]) for node in found if node["status"] != "unregistered"}
 
 
 def start_run(place: Place, run_config: Mapping[str, str], folder: Path) -> FlowerRun:
@@ -86,6 +88,17 @@ def write_connection(place: Place) -> None:
         '[superlink]\ndefault = "here"\n\n[superlink.here]\n'
         f'address = "127.0.0.1:{place.consortium.link_port}"\nroot-certificates = {authority}\n',
     )
+
+
+@contextmanager
+def _alone(place: Place) -> Iterator[None]:
+    """Two commands at once would register a key twice."""
+    handle = os.open(place.path / "register.lock", os.O_RDWR | os.O_CREAT, PRIVATE)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _home(place: Place) -> Path:

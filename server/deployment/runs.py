@@ -22,6 +22,7 @@ from server.deployment.place import Place
 from server.folder import RunFolder, create_run_folder
 from server.planning import describe, plan_of
 
+_AT_THE_SITES = "at-the-sites"  # where a site's data are is for the site alone to say
 _STATUS_SECONDS, _POLL_SECONDS = 15.0, 0.3
 
 
@@ -56,7 +57,7 @@ def begin(place: Place, overrides: Sequence[str], *, wait_seconds: float) -> Beg
     Raises:
         ConfigError: the configuration is wrong, an institution does not fit, or one is not online in time.
     """
-    config = compose(overrides)
+    config = compose((f"data.root={_AT_THE_SITES}", *overrides))
     specs = [paper.description for paper in place.enrolments().values()]
     if not specs:
         raise ConfigError(f"nobody is enrolled: fedmosaic server enrol {place.path} ENROLMENT.json...")
