@@ -25,7 +25,7 @@ from common.files import write_whole
 _STALE_SECONDS = 90.0  # longer than Flower waits for an answer (30 s) and between two attempts (20 s) together
 _WATCH_SECONDS = 3.0
 _FRESH_SECONDS = 15.0
-_FINE, _UNKNOWN = 200, (401, 403)
+_FINE, _UNKNOWN = 200, (401, 412)  # as Flower answers a key that nobody registered, and one that it took out
 _GUARDED = "flwr-clientapp"
 _NEVER = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 _TASK = '#!/bin/sh\nexec {python} -I -S {hand_over} {folder} "$@"\n'
@@ -70,15 +70,12 @@ class _Watch:
             time.sleep(_WATCH_SECONDS)
 
     def is_alive(self) -> bool:
-        """Tell whether the SuperNode polls: it may not where the gate is away, or while it waits for the site's answer.
-
-        What this cannot see: an answer that takes for ever. Flower gives such a task up by itself.
-        """
-        since = self._reachable_since
-        if since is None:
+        """Tell whether the SuperNode does what it should; where not, another one is about to be started."""
+        now, since = time.time(), self._reachable_since
+        if since is None or not is_stuck(read_polls(self._place.polls_path), now - since, now):
             return True
-        polls, now = read_polls(self._place.polls_path), time.time()
-        return min(now - since, polls.silent_for(now)) < _STALE_SECONDS
+        self._reachable_since = now  # the next one has as long as this one had
+        return False
 
     def _look(self) -> None:
         found = probe(self._address, self._authority)
@@ -105,10 +102,20 @@ def standing(polls: Polls, found: Probe, now: float) -> str:
     return "connecting"
 
 
+def is_stuck(polls: Polls, reachable_for: float, now: float) -> bool:
+    """Tell whether a SuperNode that can reach the gate, for so many seconds, has long not polled.
+
+    Where the gate is away it waits, and must not be ended: it may hold an answer. What this cannot see: an answer of
+    the site's own that takes for ever, since no poll is due meanwhile. Flower gives such a task up by itself.
+    """
+    return min(reachable_for, polls.silent_for(now)) > _STALE_SECONDS
+
+
 def _programs(place: Place, address: str, watch: _Watch) -> list[Program]:
     settings, folder = place.settings(), place.runtime_path
-    _write_programs(place.programs_path, folder)
+    write_programs(place.programs_path, folder)
     authority = write_whole(folder / "authority.pem", place.invitation().authority)
+    place.polls_path.unlink(missing_ok=True)
     config = write_whole(folder / "node.toml", _node_config(place))
     port = settings.port if settings.port and _is_free(settings.port) else _free_port()
     place.keep(settings.model_copy(update={"port": port}))
@@ -142,7 +149,7 @@ def _toml(text: str) -> str:
     return '"' + "".join(letter if letter.isprintable() else f"\\U{ord(letter):08X}" for letter in body) + '"'
 
 
-def _write_programs(folder: Path, runtime: Path) -> None:
+def write_programs(folder: Path, runtime: Path) -> None:
     """Write what Flower's SuperExec finds by name, anew at every start: the environment may have moved."""
     words = (sys.executable, hand_over.__file__, str(runtime))
     python, program, place = map(shlex.quote, words)

@@ -54,14 +54,16 @@ def read_polls(path: Path) -> Polls:
         return Polls()
 
 
-class _Keeper(logging.Handler):
+class Keeper(logging.Handler):
     """Writes down each request that httpx logs; handlers are called one at a time."""
 
     def __init__(self, path: Path) -> None:
+        """Begin with nothing known."""
         super().__init__()
         self._path, self._polls = path, Polls()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep one request, if the record is of one."""
         if not isinstance(record.args, tuple) or len(record.args) < 4:  # noqa: PLR2004  (method, URL, version, status)
             return
         request, status, now = str(record.args[1]).rpartition("/")[2], record.args[3], time.time()
@@ -76,11 +78,9 @@ class _Keeper(logging.Handler):
 
 def main(arguments: list[str]) -> None:
     """Run the SuperNode; where its loop ends, the process does."""
-    path = Path(arguments[0])
-    path.unlink(missing_ok=True)
     logger = logging.getLogger("httpx")
     logger.setLevel(logging.INFO)
-    logger.addHandler(_Keeper(path))
+    logger.addHandler(Keeper(Path(arguments[0])))
     logger.propagate = False
     (script,) = entry_points(group="console_scripts", name="flower-supernode")
     sys.argv = ["flower-supernode", *arguments[1:]]
