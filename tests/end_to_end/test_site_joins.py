@@ -6,14 +6,18 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from client.deployment.node import read_polls
+from client.deployment.place import Place
 from common.deployment.environment import PROGRAMS
 from tests import operator_stack
+from tests.faulty_gate import faulty_gate
 from tests.operator_stack import (
     MANIFEST,
     PYPROJECT,
@@ -151,3 +155,19 @@ def test_a_site_that_the_operator_does_not_know_is_told_so(pair: Pair, tmp_path:
     with joined(state):
         said = wait_for_sentence(state, "does not know this site's key")
     assert "server enrol" in said
+
+
+def test_a_node_whose_loop_ended_is_started_again(pair: Pair) -> None:
+    """Flower's SuperNode stops to poll after one odd answer of the server, and stays: nobody would notice."""
+    pair.approve(write_bundle(pair.place / "bundle", MANIFEST))
+    upstream = json.loads(pair.operator.invitation.read_text())["address"]
+    with faulty_gate(pair.operator.folder, upstream) as gate, joined(pair.state, "--superlink", gate.address):
+        wait_for_sentence(pair.state, "connected: waiting")
+        gate.broken.set()
+        wait_for_sentence(pair.state, "supernode ended with code 70; started again")
+        gate.broken.clear()
+        cleared, deadline = time.time(), time.monotonic() + 60
+        while not ((polls := read_polls(Place(pair.state).polls_path)).at > cleared and polls.status == 200):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    assert gate.refused
