@@ -17,10 +17,12 @@ from client.deployment import hand_over
 from client.deployment.approval import check_installed, present
 from client.deployment.node import Polls, read_polls
 from client.deployment.place import Place
+from client.policy import read_policy
 from common.deployment.environment import environment_of
 from common.deployment.probe import Probe, probe
 from common.deployment.supervise import Program, Say, supervise
 from common.files import write_whole
+from common.secagg.identity import load_identity
 
 _STALE_SECONDS = 90.0  # longer than Flower waits for an answer (30 s) and between two attempts (20 s) together
 _WATCH_SECONDS = 3.0
@@ -42,10 +44,16 @@ def join(place: Place, superlink: str | None, say: Say) -> None:
         say: where sentences on how it goes are put.
 
     Raises:
-        Refused: nothing is approved here, or something else than what is installed.
+        Refused: nothing is approved here, or something else than what is installed; or the policy cannot be read.
         ConfigError: this is no site, or it is joined already.
+        ValueError: the identity key cannot be read, or the data folder's `dataset.yaml`.
     """
-    check_installed(place.site(), present())
+    site = place.site()
+    check_installed(site, present())
+    # What every answer needs: better missed now, by who starts it, than at the first message.
+    read_policy(site.policy_path)
+    load_identity(site.identity_path)
+    site.spec()
     with place.alone(), _ended_by_signals() as ended:
         address = superlink or place.invitation().address
         watch = _Watch(place, address, say)
