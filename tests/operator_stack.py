@@ -128,12 +128,12 @@ def _signs_certificates() -> x509.KeyUsage:
     )
 
 
-def write_invitation(folder: Path, address: str, authority: str) -> Path:
+def write_invitation(folder: Path, address: str, authority: str, consortium: str = "Test") -> Path:
     """An operator's invitation, signed with the consortium's key, which is made where there is none."""
     key = folder / "consortium.pem"
     identity = load_identity(key) if key.exists() else create_identity(key)
     paper = Invitation(
-        consortium="Test", address=address, authority=authority, consortium_key=identity.public_key.hex()
+        consortium=consortium, address=address, authority=authority, consortium_key=identity.public_key.hex()
     )
     return paper.signed(identity).write(folder / "invitation.json")
 

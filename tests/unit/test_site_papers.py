@@ -146,6 +146,13 @@ def test_an_invitation_that_was_tampered_with_is_refused(wish: Wish, tmp_path: P
         init_site(tmp_path / "state", replace(wish, invitation=forged))
 
 
+@pytest.mark.parametrize("name", ["", "\x1b[2Jall is well", "two\nlines"])
+def test_a_consortium_is_not_called_what_would_write_on_a_terminal(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="consortium"):
+        write_invitation(tmp_path, "localhost:9", "", name)
+    assert write_invitation(tmp_path, "localhost:9", "", "Consórcio 日本 1").exists()
+
+
 def test_a_folder_without_a_description_is_named(wish: Wish, tmp_path: Path) -> None:
     (wish.folder / "dataset.yaml").unlink()
     with pytest.raises(DataError, match=r"dataset\.yaml"):
