@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from client.deployment.approve import difference, pin
 from client.deployment.init import Wish, init_site
 from client.deployment.place import Place
 from client.deployment.status import policy_in_words, status
+from client.deployment.unit import unit_of
 from client.enrolment import open_ledger
 from client.ledger_schema import LedgerBroken
 from client.policy import Policy, read_policy
@@ -114,6 +116,11 @@ def test_the_policy_names_what_this_site_has_and_says_what_is_yours_to_decide(pl
     text = place.site().policy_path.read_text()
     assert text.count("# ") > len(Policy.model_fields)
     assert text.count("YOURS TO DECIDE") == 3
+
+
+def test_an_empty_folder_may_be_there_already(wish: Wish, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    assert mode_of(init_site(tmp_path / "state", wish).place.state) == 0o700
 
 
 def test_a_second_init_changes_nothing(place: Place, wish: Wish) -> None:
@@ -247,6 +254,19 @@ def test_the_unit_names_program_state_and_data(place: Place) -> None:
     assert f'site join "{place.state}"' in text
     assert f'ReadOnlyPaths="{place.site().folder}"' in text
     assert "NoNewPrivileges=yes" in text
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here to read the unit")
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    """Nor with a path that a shell, Python's format and systemd would each read otherwise."""
+    state = tmp_path / 'a state\'s {100%} $HOME \\ "x"'
+    state.mkdir()
+    unit = tmp_path / "fedmosaic-site.service"
+    verify = ["systemd-analyze", "verify", str(unit)]
+    for text, fine in ((unit_of(state, tmp_path, "Test"), True), (unit_of(state, Path("data"), "Test"), False)):
+        unit.write_text(text)
+        done = subprocess.run(verify, capture_output=True, text=True, check=False)
+        assert (done.stderr == "") is fine, done.stderr
 
 
 def test_the_description_of_the_data_is_the_only_fact_about_it_that_is_enrolled(place: Place) -> None:
