@@ -18,6 +18,7 @@ from client.deployment.approval import check_installed, present
 from client.deployment.node import Polls, read_polls
 from client.deployment.place import Place
 from client.policy import read_policy
+from common.compose import ConfigError
 from common.deployment.environment import environment_of
 from common.deployment.probe import Probe, probe
 from common.deployment.supervise import Program, Say, supervise
@@ -56,8 +57,10 @@ def join(place: Place, superlink: str | None, say: Say) -> None:
     site.spec()
     with place.alone(), _ended_by_signals() as ended:
         address = superlink or place.invitation().address
-        watch = _Watch(place, address, say)
-        programs = _programs(place, address, watch)
+        if not address.rpartition(":")[2].isdigit():
+            raise ConfigError(f"--superlink takes HOST:PORT, got {address!r}")
+        programs = _programs(place, address, watch := _Watch(place, address, say))
+        watch.look()
         threading.Thread(target=watch.run, args=(ended.is_set,), daemon=True).start()
         supervise(programs, say, stop=ended.is_set)
 
@@ -74,24 +77,25 @@ class _Watch:
     def run(self, ended: Callable[[], bool]) -> None:
         """Look until the site is told to end."""
         while not ended():
-            self._look()
+            self.look()
             time.sleep(_WATCH_SECONDS)
 
     def is_alive(self) -> bool:
         """Tell whether the SuperNode does what it should; where not, another one is about to be started."""
-        now, since = time.time(), self._reachable_since
+        now, since = time.monotonic(), self._reachable_since
         if since is None or not is_stuck(read_polls(self._place.polls_path), now - since, now):
             return True
         self._reachable_since = now  # the next one has as long as this one had
         return False
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Look once."""
         found = probe(self._address, self._authority)
         if found.trouble:
             self._reachable_since = None
         elif self._reachable_since is None:
-            self._reachable_since = time.time()
-        sentence = standing(read_polls(self._place.polls_path), found, time.time())
+            self._reachable_since = time.monotonic()
+        sentence = standing(read_polls(self._place.polls_path), found, time.monotonic())
         if sentence != self._said:
             self._said = sentence
             self._say(sentence)
@@ -99,12 +103,12 @@ class _Watch:
 
 def standing(polls: Polls, found: Probe, now: float) -> str:
     """How a site stands, in one sentence that says what to do where something is wrong."""
+    if polls.status == _FINE and polls.silent_for(now) < _FRESH_SECONDS:
+        return "connected: at work on a message" if polls.is_busy else "connected: waiting for messages"
     if found.trouble:
         return f"not connected: {found.trouble}"
     if polls.status in _UNKNOWN:
         return "not connected: the operator does not know this site's key: send enrolment.json for `server enrol`"
-    if polls.status == _FINE and polls.silent_for(now) < _FRESH_SECONDS:
-        return "connected: at work on a message" if polls.is_busy else "connected: waiting for messages"
     if polls.status not in {0, _FINE}:
         return f"not connected: the operator's server answers {polls.request} with {polls.status}; see the node's log"
     return "connecting"

@@ -27,7 +27,7 @@ class Polls:
     Attributes:
         request: the last request that was answered, but for heartbeats: the last word of its path.
         status: how it was answered (HTTP).
-        at: when (Unix time).
+        at: when, by the clock that no one can set (`time.monotonic`, one for all processes of a machine).
         heartbeat_at: when a heartbeat last was.
     """
 
@@ -66,7 +66,7 @@ class Keeper(logging.Handler):
         """Keep one request, if the record is of one."""
         if not isinstance(record.args, tuple) or len(record.args) < 4:  # noqa: PLR2004  (method, URL, version, status)
             return
-        request, status, now = str(record.args[1]).rpartition("/")[2], record.args[3], time.time()
+        request, status, now = str(record.args[1]).rpartition("/")[2], record.args[3], time.monotonic()
         if request == _HEARTBEAT:
             self._polls = Polls(self._polls.request, self._polls.status, self._polls.at, now)
         elif isinstance(status, int):

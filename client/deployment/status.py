@@ -71,7 +71,7 @@ def status(place: Place) -> Status:
         name=site.name,
         gate=invitation.address,
         running=running,
-        connection=standing(read_polls(place.polls_path), found, time.time()) if running else idle,
+        connection=standing(read_polls(place.polls_path), found, time.monotonic()) if running else idle,
         trouble=_trouble(place),
         roster=tuple(Roster.from_bytes(site.roster_path.read_bytes()).keys) if site.roster_path.exists() else (),
         lifetime_epsilon=policy.lifetime_epsilon,

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -60,6 +60,13 @@ def gate(certificates: Certificates, *, status: int = 200, ahead: float = 0.0) -
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine may have a proxy of its own."""
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +129,43 @@ def test_a_port_that_speaks_no_tls_is_told(good: Certificates) -> None:
         thread.join()
 
 
+@contextmanager
+def proxy(seen: list[bytes]) -> Iterator[int]:
+    """A house's proxy that lets one connection out, for who has its password."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def carry(source: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                while part := source.recv(65536):
+                    target.sendall(part)
+                target.shutdown(socket.SHUT_WR)
+
+        def serve() -> None:
+            inside, _ = server.accept()
+            seen.append(inside.recv(4096))
+            host, _, port = seen[0].split()[1].decode().rpartition(":")
+            with inside, socket.create_connection((host, int(port))) as outside:
+                inside.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=carry, args=(outside, inside))
+                back.start()
+                carry(inside, outside)
+                back.join()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield int(server.getsockname()[1])
+        thread.join()
+
+
+def test_the_way_leads_through_the_proxy_of_the_house(good: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    with gate(good) as address, proxy(seen) as port:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://ward:p%40ss@127.0.0.1:{port}")
+        assert probe(address, good.authority) == FINE
+    assert seen[0].startswith(f"CONNECT {address} ".encode())
+    assert b"Basic d2FyZDpwQHNz" in seen[0]  # ward:p@ss
+
+
 def test_a_name_without_an_address_is_told(good: Certificates) -> None:
     assert "has no address" in probe("nowhere.invalid:9", good.authority).trouble
 
@@ -137,7 +181,8 @@ def test_a_name_without_an_address_is_told(good: Certificates) -> None:
         (Polls("activate-node", 412, NOW - 60), FINE, "server enrol"),
         (Polls("pull-messages", 401, NOW), FINE, "server enrol"),
         (Polls("pull-messages", 500, NOW), FINE, "answers pull-messages with 500"),
-        (Polls("pull-messages", 200, NOW), Probe("gone"), "not connected: gone"),
+        (Polls("pull-messages", 200, NOW), Probe("gone"), "connected: waiting"),  # what was heard counts for more
+        (Polls("pull-messages", 200, NOW - 60), Probe("gone"), "not connected: gone"),
     ],
 )
 def test_how_a_site_stands(polls: Polls, found: Probe, words: str) -> None:
