@@ -14,6 +14,7 @@ from common.command import FAILED, errors
 
 if TYPE_CHECKING:
     from client.deployment.approve import Difference
+    from client.deployment.status import Status
 
 app = typer.Typer(
     help="An institution's own commands.",
@@ -109,6 +110,48 @@ def join(
         keep_joined(Place(state.resolve()), superlink, _say)
 
 
+@app.command(epilog="Example: fedmosaic site status state")
+def status(state: State, *, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Say how a site stands: is it joined, what is approved, what its ledger adds up to, what was last asked of it."""
+    with errors(debug=debug):
+        from client.deployment.place import Place  # noqa: PLC0415
+        from client.deployment.status import status as stand  # noqa: PLC0415
+
+        found = stand(Place(state.resolve()))
+        if as_json:
+            typer.echo(json.dumps(asdict(found)))
+        else:
+            _show_status(found)
+
+
+@app.command(epilog="Example: fedmosaic site budget state")
+def budget(state: State, *, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Recompute a site's ledger, and hold it against its own key, newest receipt and policy: `fedmosaic verify` here.
+
+    Exit code: 0 nothing is wrong, 1 something is, 2 a file could not be read.
+    """
+    with errors(debug=debug):
+        from client.deployment.place import Place  # noqa: PLC0415
+        from client.deployment.status import show_budget  # noqa: PLC0415
+
+        raise typer.Exit(show_budget(Place(state.resolve()), as_json=as_json))
+
+
+@app.command(epilog="Example: fedmosaic site policy state")
+def policy(state: State, *, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Say in words what a run may do at a site, by its policy.yaml of now."""
+    with errors(debug=debug):
+        from client.deployment.place import Place  # noqa: PLC0415
+        from client.deployment.status import policy_in_words  # noqa: PLC0415
+        from client.policy import read_policy  # noqa: PLC0415
+
+        found = read_policy(Place(state.resolve()).site().policy_path)
+        if as_json:
+            typer.echo(found.model_dump_json())
+        else:
+            typer.echo("\n".join(policy_in_words(found)))
+
+
 def _say(sentence: str) -> None:
     typer.echo(f"{time.strftime('%H:%M:%S')}  {sentence}", err=True)
 
@@ -126,3 +169,19 @@ def _show(found: Difference) -> None:
     typer.echo(f"The bundle {found.approval.bundle[:12]} holds no code: {sizes}")
     for sentence in found.news:
         typer.echo(f"  {sentence}")
+
+
+def _show_status(found: Status) -> None:
+    typer.echo(f"{found.name}: {found.connection} (gate {found.gate})")
+    typer.echo(found.trouble or f"approved, with the roster {', '.join(found.roster)}")
+    if found.needed is not None and found.spent is not None:
+        typer.echo(
+            f"budget: {found.needed:.3g} of epsilon {found.lifetime_epsilon:g} is taken, by {len(found.runs)} runs"
+            f" (Renyi: {found.spent:.3g})"
+        )
+    for problem in found.problems:
+        typer.echo(f"LEDGER: {problem}")
+    for line in found.newest:
+        facts = ", ".join(f"{key} {value}" for key, value in line.items() if key not in {"time", "event", "trace"})
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(line["time"])))
+        typer.echo(f"{when}  {line['event']}: {facts}" if facts else f"{when}  {line['event']}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import stat
 from collections import Counter
@@ -211,8 +211,13 @@ def write_policy(path: Path, policy: Policy, remarks: Mapping[str, str] | None =
     for name, field in Policy.model_fields.items():
         value = policy.model_dump(mode="json")[name]
         remark = [f"# {remarks[name]}"] if remarks is not None and name in remarks else []
-        lines += [f"# {field.description}", *remark, f"{name}: {json.dumps(value)}"]  # JSON is YAML
+        lines += [f"# {field.description}", *remark, f"{name}: {_as_yaml(value)}"]
     _write_new(path, "\n".join(lines) + "\n")
+
+
+def _as_yaml(value: object) -> str:
+    """One value on one line. JSON would not do: YAML takes its 1e-05 for a word."""
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
 
 
 def _write_new(path: Path, text: str) -> None:

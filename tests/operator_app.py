@@ -14,7 +14,6 @@ from common.messages import Settle
 from common.wire import from_records, to_records
 
 ANSWERS = "FEDMOSAIC_TEST_ANSWERS"
-KIND = "FEDMOSAIC_TEST_KIND"
 _PATIENCE_SECONDS = 100
 
 app = ServerApp()
@@ -22,12 +21,11 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Ask every node to settle a run that it never agreed to; whatever it answers is kept."""
-    content, kind = to_records(Settle("never-agreed")), os.environ.get(KIND, "query")
+    """Ask every node to settle a run that it never agreed to, in the kind of message that the run is named after."""
+    content, kind = to_records(Settle("never-agreed")), str(context.run_config["run"])
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not (nodes := list(grid.get_node_ids())) and time.monotonic() < deadline:
         time.sleep(0.2)
-    started = time.monotonic()
     asked = list(grid.push_messages([grid.create_message(content, kind, node, "0") for node in nodes]))
     found: list[str] = []
     while asked and time.monotonic() < deadline:
@@ -36,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
             found.append(_said(message))
         time.sleep(0.05)
     target = Path(os.environ[ANSWERS])
-    target.with_suffix(".new").write_text(json.dumps({"answers": found, "seconds": time.monotonic() - started}))
+    target.with_suffix(".new").write_text(json.dumps(found))
     target.with_suffix(".new").replace(target)
 
 

@@ -29,7 +29,7 @@ from common.deployment.environment import PROGRAMS, environment_of
 from common.deployment.supervise import Program, running
 from common.secagg.identity import create_identity, load_identity
 from common.secagg.roster import sign_roster
-from tests.operator_app import ANSWERS, KIND
+from tests.operator_app import ANSWERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = """\
@@ -48,7 +48,7 @@ publisher = "fedmosaic"
 serverapp = "tests.operator_app:app"
 clientapp = "client.app:app"
 [tool.flwr.app.config]
-run = ""
+run = "query"
 config = ""
 plan = "null"
 """
@@ -128,12 +128,12 @@ def _signs_certificates() -> x509.KeyUsage:
     )
 
 
-def write_invitation(folder: Path, address: str, authority: str) -> Path:
+def write_invitation(folder: Path, address: str, authority: str, consortium: str = "Test") -> Path:
     """An operator's invitation, signed with the consortium's key, which is made where there is none."""
     key = folder / "consortium.pem"
     identity = load_identity(key) if key.exists() else create_identity(key)
     paper = Invitation(
-        consortium="Test", address=address, authority=authority, consortium_key=identity.public_key.hex()
+        consortium=consortium, address=address, authority=authority, consortium_key=identity.public_key.hex()
     )
     return paper.signed(identity).write(folder / "invitation.json")
 
@@ -158,7 +158,7 @@ class Operator:
         public.write_text(read_document(enrolment, Enrolment).transport_key)
         self._flwr("supernode", "register", str(public), "here")
 
-    def answers(self, bundle: Path, *, patience: float = 120) -> dict[str, object]:
+    def answers(self, bundle: Path, *, patience: float = 120) -> list[str]:
         """Run a bundle's folder, and wait for what `tests.operator_app` wrote down."""
         self.results.unlink(missing_ok=True)
         self._flwr("run", str(bundle), "here")
@@ -168,7 +168,7 @@ class Operator:
                 logs = "\n".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
                 raise TimeoutError(f"no answer in {patience} s:\n{logs[-6000:]}")
             time.sleep(0.1)
-        found: dict[str, object] = json.loads(self.results.read_text())
+        found: list[str] = json.loads(self.results.read_text())
         return found
 
     @property
@@ -183,7 +183,7 @@ class Operator:
 
 
 @contextmanager
-def operator(folder: Path, *, kind: str = "query") -> Iterator[Operator]:
+def operator(folder: Path) -> Iterator[Operator]:
     """A running operator without a gate: what a site talks to is Flower's SuperLink itself."""
     certificates, port = certify(folder), free_port()
     (folder / "authority.pem").write_text(certificates.authority)
@@ -195,7 +195,7 @@ def operator(folder: Path, *, kind: str = "query") -> Iterator[Operator]:
         f'root-certificates = "{folder}/authority.pem"\n'
     )
     ran = Operator(folder, write_invitation(folder, f"localhost:{port}", certificates.authority))
-    extra = {"PYTHONPATH": str(ROOT), ANSWERS: str(ran.results), KIND: kind}
+    extra = {"PYTHONPATH": str(ROOT), ANSWERS: str(ran.results)}
     secret = ("--superexec-auth-secret-file", str(folder / "secret"))
     tls = ("--ssl-certfile", str(certificates.chain), "--ssl-keyfile", str(certificates.key))
     link = (

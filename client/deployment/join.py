@@ -17,15 +17,18 @@ from client.deployment import hand_over
 from client.deployment.approval import check_installed, present
 from client.deployment.node import Polls, read_polls
 from client.deployment.place import Place
+from client.policy import read_policy
+from common.compose import ConfigError
 from common.deployment.environment import environment_of
 from common.deployment.probe import Probe, probe
 from common.deployment.supervise import Program, Say, supervise
 from common.files import write_whole
+from common.secagg.identity import load_identity
 
 _STALE_SECONDS = 90.0  # longer than Flower waits for an answer (30 s) and between two attempts (20 s) together
 _WATCH_SECONDS = 3.0
 _FRESH_SECONDS = 15.0
-_FINE, _UNKNOWN = 200, (401, 403)
+_FINE, _UNKNOWN = 200, (401, 412)  # as Flower answers a key that nobody registered, and one that it took out
 _GUARDED = "flwr-clientapp"
 _NEVER = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 _TASK = '#!/bin/sh\nexec {python} -I -S {hand_over} {folder} "$@"\n'
@@ -42,14 +45,22 @@ def join(place: Place, superlink: str | None, say: Say) -> None:
         say: where sentences on how it goes are put.
 
     Raises:
-        Refused: nothing is approved here, or something else than what is installed.
+        Refused: nothing is approved here, or something else than what is installed; or the policy cannot be read.
         ConfigError: this is no site, or it is joined already.
+        ValueError: the identity key cannot be read, or the data folder's `dataset.yaml`.
     """
-    check_installed(place.site(), present())
+    site = place.site()
+    check_installed(site, present())
+    # What every answer needs: better missed now, by who starts it, than at the first message.
+    read_policy(site.policy_path)
+    load_identity(site.identity_path)
+    site.spec()
     with place.alone(), _ended_by_signals() as ended:
         address = superlink or place.invitation().address
-        watch = _Watch(place, address, say)
-        programs = _programs(place, address, watch)
+        if not address.rpartition(":")[2].isdigit():
+            raise ConfigError(f"--superlink takes HOST:PORT, got {address!r}")
+        programs = _programs(place, address, watch := _Watch(place, address, say))
+        watch.look()
         threading.Thread(target=watch.run, args=(ended.is_set,), daemon=True).start()
         supervise(programs, say, stop=ended.is_set)
 
@@ -66,27 +77,25 @@ class _Watch:
     def run(self, ended: Callable[[], bool]) -> None:
         """Look until the site is told to end."""
         while not ended():
-            self._look()
+            self.look()
             time.sleep(_WATCH_SECONDS)
 
     def is_alive(self) -> bool:
-        """Tell whether the SuperNode polls: it may not where the gate is away, or while it waits for the site's answer.
-
-        What this cannot see: an answer that takes for ever. Flower gives such a task up by itself.
-        """
-        since = self._reachable_since
-        if since is None:
+        """Tell whether the SuperNode does what it should; where not, another one is about to be started."""
+        now, since = time.monotonic(), self._reachable_since
+        if since is None or not is_stuck(read_polls(self._place.polls_path), now - since, now):
             return True
-        polls, now = read_polls(self._place.polls_path), time.time()
-        return min(now - since, polls.silent_for(now)) < _STALE_SECONDS
+        self._reachable_since = now  # the next one has as long as this one had
+        return False
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Look once."""
         found = probe(self._address, self._authority)
         if found.trouble:
             self._reachable_since = None
         elif self._reachable_since is None:
-            self._reachable_since = time.time()
-        sentence = standing(read_polls(self._place.polls_path), found, time.time())
+            self._reachable_since = time.monotonic()
+        sentence = standing(read_polls(self._place.polls_path), found, time.monotonic())
         if sentence != self._said:
             self._said = sentence
             self._say(sentence)
@@ -94,21 +103,31 @@ class _Watch:
 
 def standing(polls: Polls, found: Probe, now: float) -> str:
     """How a site stands, in one sentence that says what to do where something is wrong."""
+    if polls.status == _FINE and polls.silent_for(now) < _FRESH_SECONDS:
+        return "connected: at work on a message" if polls.is_busy else "connected: waiting for messages"
     if found.trouble:
         return f"not connected: {found.trouble}"
     if polls.status in _UNKNOWN:
         return "not connected: the operator does not know this site's key: send enrolment.json for `server enrol`"
-    if polls.status == _FINE and polls.silent_for(now) < _FRESH_SECONDS:
-        return "connected: at work on a message" if polls.is_busy else "connected: waiting for messages"
     if polls.status not in {0, _FINE}:
         return f"not connected: the operator's server answers {polls.request} with {polls.status}; see the node's log"
     return "connecting"
 
 
+def is_stuck(polls: Polls, reachable_for: float, now: float) -> bool:
+    """Tell whether a SuperNode that can reach the gate, for so many seconds, has long not polled.
+
+    Where the gate is away it waits, and must not be ended: it may hold an answer. What this cannot see: an answer of
+    the site's own that takes for ever, since no poll is due meanwhile. Flower gives such a task up by itself.
+    """
+    return min(reachable_for, polls.silent_for(now)) > _STALE_SECONDS
+
+
 def _programs(place: Place, address: str, watch: _Watch) -> list[Program]:
     settings, folder = place.settings(), place.runtime_path
-    _write_programs(place.programs_path, folder)
+    write_programs(place.programs_path, folder)
     authority = write_whole(folder / "authority.pem", place.invitation().authority)
+    place.polls_path.unlink(missing_ok=True)
     config = write_whole(folder / "node.toml", _node_config(place))
     port = settings.port if settings.port and _is_free(settings.port) else _free_port()
     place.keep(settings.model_copy(update={"port": port}))
@@ -142,7 +161,7 @@ def _toml(text: str) -> str:
     return '"' + "".join(letter if letter.isprintable() else f"\\U{ord(letter):08X}" for letter in body) + '"'
 
 
-def _write_programs(folder: Path, runtime: Path) -> None:
+def write_programs(folder: Path, runtime: Path) -> None:
     """Write what Flower's SuperExec finds by name, anew at every start: the environment may have moved."""
     words = (sys.executable, hand_over.__file__, str(runtime))
     python, program, place = map(shlex.quote, words)

@@ -27,7 +27,7 @@ class Polls:
     Attributes:
         request: the last request that was answered, but for heartbeats: the last word of its path.
         status: how it was answered (HTTP).
-        at: when (Unix time).
+        at: when, by the clock that no one can set (`time.monotonic`, one for all processes of a machine).
         heartbeat_at: when a heartbeat last was.
     """
 
@@ -54,17 +54,19 @@ def read_polls(path: Path) -> Polls:
         return Polls()
 
 
-class _Keeper(logging.Handler):
+class Keeper(logging.Handler):
     """Writes down each request that httpx logs; handlers are called one at a time."""
 
     def __init__(self, path: Path) -> None:
+        """Begin with nothing known."""
         super().__init__()
         self._path, self._polls = path, Polls()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep one request, if the record is of one."""
         if not isinstance(record.args, tuple) or len(record.args) < 4:  # noqa: PLR2004  (method, URL, version, status)
             return
-        request, status, now = str(record.args[1]).rpartition("/")[2], record.args[3], time.time()
+        request, status, now = str(record.args[1]).rpartition("/")[2], record.args[3], time.monotonic()
         if request == _HEARTBEAT:
             self._polls = Polls(self._polls.request, self._polls.status, self._polls.at, now)
         elif isinstance(status, int):
@@ -76,11 +78,9 @@ class _Keeper(logging.Handler):
 
 def main(arguments: list[str]) -> None:
     """Run the SuperNode; where its loop ends, the process does."""
-    path = Path(arguments[0])
-    path.unlink(missing_ok=True)
     logger = logging.getLogger("httpx")
     logger.setLevel(logging.INFO)
-    logger.addHandler(_Keeper(path))
+    logger.addHandler(Keeper(Path(arguments[0])))
     logger.propagate = False
     (script,) = entry_points(group="console_scripts", name="flower-supernode")
     sys.argv = ["flower-supernode", *arguments[1:]]

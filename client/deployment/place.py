@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from common.compose import ConfigError
 from common.data.schema import Name
 from common.deployment.documents import Invitation, read_document
 from common.files import write_whole
+
+_LOCK, _PATIENCE_SECONDS = "join.lock", 1.0
 
 
 class Settings(BaseModel):
@@ -115,11 +118,13 @@ class Place:
 
     def is_running(self) -> bool:
         """Tell whether `site join` runs here."""
+        if not (self.state / _LOCK).exists():
+            return False
+        handle = os.open(self.state / _LOCK, os.O_RDWR)
         try:
-            with self.alone():
-                return False
-        except ConfigError:
-            return True
+            return not _locked(handle)
+        finally:
+            os.close(handle)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -128,11 +133,21 @@ class Place:
         Raises:
             ConfigError: another process holds it.
         """
-        handle = os.open(self.state / "join.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(self.state / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while not _locked(handle):  # whoever only looks holds it for a moment
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"`fedmosaic site join` runs already on {self.state}")
+                time.sleep(_PATIENCE_SECONDS / 10)
             yield
-        except BlockingIOError as error:
-            raise ConfigError(f"`fedmosaic site join` runs already on {self.state}") from error
         finally:
             os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -53,7 +53,8 @@ def guard(module: ModuleType, here: Present) -> None:
         "Error": _without_text,
     }
     missing = [name for name in replacements if not hasattr(module, name)]
-    if missing or getattr(module.run_clientapp, "__globals__", None) is not vars(module):
+    program = getattr(module, "run_clientapp", None)
+    if missing or getattr(program, "__globals__", None) is not vars(module):
         sys.exit(f"flwr {here.flwr} is not the Flower that this site knows how to guard: {missing}")
     for name, replacement in replacements.items():
         setattr(module, name, replacement)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import shlex
 from pathlib import Path
 
 from common.deployment.environment import PROGRAMS
@@ -17,7 +18,7 @@ After=network-online.target
 
 [Service]
 User={user}
-ExecStart={program} site join {state}
+ExecStart={program} site join {argument}
 Restart=on-failure
 RestartSec=10
 # Wrong usage, and nothing approved yet: starting again would change nothing.
@@ -60,10 +61,11 @@ WantedBy=multi-user.target
 def unit_of(state: Path, folder: Path, consortium: str) -> str:
     """Write the unit of one site."""
     return _UNIT.format(
-        source=_quoted(state / "systemd" / "fedmosaic-site.service"),
+        source=shlex.quote(str(state / "systemd" / "fedmosaic-site.service")),
         consortium=" ".join(consortium.replace("%", "%%").split()),
         user=getpass.getuser(),
         program=_quoted(PROGRAMS / "fedmosaic"),
+        argument=_quoted(state).replace("$", "$$"),
         state=_quoted(state),
         folder=_quoted(folder),
     )

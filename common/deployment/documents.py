@@ -56,7 +56,7 @@ class Invitation(_Document):
     """
 
     version: Literal[1] = 1
-    consortium: Annotated[str, Field(min_length=1, max_length=100)]
+    consortium: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\p{C}]+$")]  # it goes to terminals
     address: Address
     authority: str
     consortium_key: Hex32

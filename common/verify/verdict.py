@@ -93,11 +93,19 @@ def read_budget(epsilon: float | None, policy: Path | None) -> Budget | None:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise LedgerUnreadable(f"{policy} cannot be read as a policy ({error}): give a policy.yaml") from error
     named = values if isinstance(values, dict) else {}
-    allowed, delta = (named.get(name) for name in ("lifetime_epsilon", "lifetime_delta"))
-    if not isinstance(allowed, int | float) or not isinstance(delta, int | float) or not allowed > 0:
+    allowed, delta = (_number(named.get(name)) for name in ("lifetime_epsilon", "lifetime_delta"))
+    if allowed is None or delta is None or not allowed > 0:
         raise LedgerUnreadable(f"{policy} names no lifetime_epsilon and lifetime_delta: give the site's policy.yaml")
     by_subject = named.get("spent_subjects") == "leave-out"
-    return Budget(float(allowed) if epsilon is None else epsilon, float(delta), by_subject)
+    return Budget(allowed if epsilon is None else epsilon, delta, by_subject)
+
+
+def _number(value: object) -> float | None:
+    """A number of a policy; YAML takes 1e-5, without a point, for a word, and the site itself does not."""
+    try:
+        return float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+    except ValueError:
+        return None
 
 
 def _key(header: Header | None, anchors: Anchors) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 HEAVY = {"torch", "opacus", "flwr", "ray", "dp_accounting", "scipy", "numpy", "sklearn", "matplotlib", "hydra"}
+SITE = tuple(("site", word) for word in ("check", "init", "approve", "join", "status", "budget", "policy"))
 PROGRAM = """
 import json, sys
 from simulations.cli import main
@@ -33,7 +34,7 @@ def ask(*arguments: str) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(*words, "--help") for words in ((), ("simulate",), ("report",), ("bench",), ("verify",), ("site", "check"))],
+    [(*words, "--help") for words in ((), ("simulate",), ("report",), ("bench",), ("verify",), *SITE)],
 )
 def test_help_loads_nothing_heavy_and_shows_an_example(arguments: tuple[str, ...]) -> None:
     text, told = ask(*arguments)

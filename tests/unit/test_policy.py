@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from client.enrolment import open_ledger
 from client.gate import answer
@@ -160,6 +161,11 @@ def test_the_default_file_says_every_key_and_reads_back_the_same(tmp_path: Path)
     text = path.read_text()
     assert all(f"\n{name}:" in text for name in Policy.model_fields)
     assert [entry.name for entry in tmp_path.iterdir()] == ["policy.yaml"]
+
+
+def test_a_small_delta_is_a_number_for_whoever_reads_the_file(tmp_path: Path) -> None:
+    write_policy(tmp_path / "policy.yaml", policy_of(lifetime_delta=1e-5))
+    assert yaml.safe_load((tmp_path / "policy.yaml").read_text())["lifetime_delta"] == 1e-5
 
 
 def test_a_policy_that_says_no_more_than_its_budget_forbids_what_protects_less() -> None:

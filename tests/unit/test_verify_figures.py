@@ -18,7 +18,7 @@ from common.verify.read import LedgerUnreadable, read_ledger
 from common.verify.show import MOST_ROWS, show
 from common.verify.subject import subject_spend
 from common.verify.totals import Totals
-from common.verify.verdict import Verdict, read_budget, verify
+from common.verify.verdict import Budget, Verdict, read_budget, verify
 from tests.verify_ledgers import (
     DELTA,
     NO_ANCHORS,
@@ -240,6 +240,11 @@ def test_the_budget_of_a_policy_is_read_and_its_delta_compared(tmp_path: Path) -
             read_budget(None, tmp_path / wrong)
     with pytest.raises(LedgerUnreadable, match="--lifetime-epsilon"):
         read_budget(math.nan, None)
+
+
+def test_a_delta_that_yaml_takes_for_a_word_is_read_as_the_site_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("lifetime_epsilon: 2\nlifetime_delta: 1e-5\n")
+    assert read_budget(None, tmp_path / "policy.yaml") == Budget(2.0, 1e-5)
 
 
 def membership_of(scribe: Scribe) -> dict[str, Cohort]:

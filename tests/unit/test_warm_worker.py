@@ -180,8 +180,15 @@ def test_without_a_warm_worker_a_task_is_carried_out_all_the_same(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_importing_the_site_draws_no_random_number() -> None:
+    """So a child has torch's generator as a new interpreter has it, and trains the same model."""
+    program = "import torch; new = torch.get_rng_state(); import client.deployment.task;"
+    program += "assert torch.equal(new, torch.get_rng_state())"
+    subprocess.run([sys.executable, "-P", "-c", program], check=True)
+
+
+@pytest.mark.slow
 def test_the_imported_site_has_one_thread_and_answers_without_importing_again(tmp_path: Path) -> None:
-    """Also a figure: processor seconds to the first line of a task, new and forked."""
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-P", "-m", "client.deployment.warm", str(tmp_path)], stdout=log)
         try:
