@@ -14,7 +14,7 @@ from common.config import Config
 from common.data.normalise import normalisation_length, normalisation_sensitivity
 from common.data.schema import Schema
 from common.fairness.table import TableLayout, audit_layout, evaluation_layout, l2_sensitivity
-from common.objectives import read_modalities
+from common.objectives import read_modalities, told
 
 FIXED_POINT = 1024.0
 
@@ -51,7 +51,8 @@ def table_layout(config: Config, purpose: str) -> TableLayout:
     read = read_modalities(config.objective.parts, schema.modalities)
     schema = schema.model_copy(update={"modalities": {name: schema.modalities[name] for name in read}})
     if purpose == "evaluation":
-        return evaluation_layout(schema, task=config.objective.task, bins=config.audit.score_bins)
+        told_texts = told(config.objective.parts)
+        return evaluation_layout(schema, task=config.objective.task, bins=config.audit.score_bins, told=told_texts)
     return audit_layout(
         schema, task=config.objective.task, attributes=config.audit.attributes, bins=config.audit.score_bins
     )

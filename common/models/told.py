@@ -11,7 +11,7 @@ from torch.nn import functional
 from common.config import ModelConfig
 from common.data.modalities import ModalitySpec
 from common.data.pieces import Pieces, answer_width, num_pieces
-from common.data.readings import BEGIN, END, NUM_TOKENS
+from common.data.readings import BEGIN, END, FIRST_BYTE, NUM_TOKENS
 from common.models.attention import Block
 from common.models.outputs import Told
 
@@ -22,6 +22,7 @@ class Teller(nn.Module):
     def __init__(self, size: ModelConfig, *, layers: int, length: int) -> None:
         """Build it for texts of up to `length` bytes."""
         super().__init__()
+        self._length = length
         self.begin = nn.Linear(size.width, size.width)
         self.byte = nn.Embedding(NUM_TOKENS, size.width)
         self.place = nn.Embedding(length + 1, size.width)
@@ -40,6 +41,26 @@ class Teller(nn.Module):
 
     def following(self, fused: Tensor, text: Tensor) -> Tensor:
         """Logits of the first byte, and of the one after each of text [batch, byte]: [batch, byte + 1, token]."""
+        logits: Tensor = self.next(self._read(fused, text))
+        return logits
+
+    def write(self, fused: Tensor) -> Tensor:
+        """Write a text for each vector [batch, width], always the likeliest byte next: int64 [batch, token].
+
+        Guarantees:
+            even: every text is the same work, wherever it ends, so that the time it takes tells nothing of it; what
+                stands after the first END means nothing.
+        """
+        text = torch.full((len(fused), 1), BEGIN, device=fused.device)
+        for _ in range(self._length - 1):
+            logits = self.next(self._read(fused, text)[:, -1])
+            ends, byte = logits[:, END : END + 1], logits[:, FIRST_BYTE:]
+            choice = torch.cat([ends, byte], dim=1).argmax(dim=1, keepdim=True)
+            text = torch.cat([text, torch.where(choice == 0, END, choice - 1 + FIRST_BYTE)], dim=1)
+        return text
+
+    def _read(self, fused: Tensor, text: Tensor) -> Tensor:
+        """What is known before each byte and after the last: [batch, byte + 1, width]."""
         first: Tensor = self.begin(fused).unsqueeze(1)
         tokens = torch.cat([first, self.byte(functional.pad(text, (1, 0), value=BEGIN))], dim=1)
         rows, length, _ = tokens.shape
@@ -47,8 +68,7 @@ class Teller(nn.Module):
         may_read = torch.ones(length, length, dtype=torch.bool, device=text.device).tril().expand(rows, -1, -1)
         for layer in self.layers:
             tokens = layer(tokens, may_read)
-        logits: Tensor = self.next(self.norm(tokens[:, 1:]))
-        return logits
+        return torch.as_tensor(self.norm(tokens[:, 1:]))
 
 
 class Restorer(nn.Module):

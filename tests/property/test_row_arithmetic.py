@@ -22,6 +22,8 @@ from client.evaluate import MOST_ROWS, count_table
 from common.data.batch import Batch, parts_of, take
 from common.fairness.table import evaluation_layout, l2_sensitivity
 from common.models.loss import scores
+from common.models.told import Teller
+from tests.captions import captions_config
 from tests.example_models import EVERY_RECIPE, SCHEMA, TASK, Recipe, config_of, ragged_batch
 from tests.reference_gradients import without
 
@@ -141,6 +143,22 @@ def test_hostile_weights_move_the_table_by_no_more_than_its_sensitivity(number: 
     for subject in range(number):
         moved = float(np.linalg.norm(table - count_table(model, without(batch, subject), layout)))
         assert moved <= l2_sensitivity(layout) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_a_row_writes_next_is_the_same_bits_wherever_it_stands(width: int) -> None:
+    size = captions_config().model.model_copy(update={"width": width})
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        teller = Teller(size, layers=2, length=33).eval()
+        vectors, text = 10 * torch.randn(MOST_ROWS + 1, width), torch.randint(4, 260, (MOST_ROWS + 1, 32))
+    with torch.inference_mode():
+        for length in (1, 2, 7, 16, 32):
+            first, moved = (
+                teller.following(vectors[rows], text[rows, :length])
+                for rows in (slice(0, MOST_ROWS), slice(1, MOST_ROWS + 1))
+            )
+            assert torch.equal(first[1:], moved[:-1]), length
 
 
 @pytest.mark.parametrize("number", [7, 8, 43, 129])
