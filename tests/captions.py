@@ -68,6 +68,6 @@ def teach(model: TransformerModel, batch: Batch) -> None:
     for _ in range(150):
         loss = row_losses(model, batch, task=TASK, auxiliary_weight=0.0, parts=parts).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.eval()
