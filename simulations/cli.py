@@ -106,9 +106,10 @@ def bench(  # noqa: PLR0913  (each is an option of the command)
 
     NAME is curve (quality over epsilon), cost (seconds and memory as ratios), dp (a private step against others'),
     ledger (a charge), secagg (secure aggregation against Flower's and the hardware), scale (one sum over 1,000 sites),
-    audit (what single steps show, and their noise), fedmultimodal (digits, watch or synthetic as files that its trainer
-    reads), or a comparison of an experiment's variants over several seeds: modalities (all, and each alone), fusion
-    (the six policies), missing (modalities taken away), privacy (epsilon).
+    audit (what single steps show, and their noise), contrastive (objectives that bring modalities together, with and
+    without privacy), fedmultimodal (digits, watch or synthetic as files that its trainer reads), or a comparison of an
+    experiment's variants over several seeds: modalities (all, and each alone), fusion (the six policies), missing
+    (modalities taken away), privacy (epsilon).
     """
     with _errors(debug=debug):
         from simulations.bench.command import Asked, run_bench  # noqa: PLC0415

@@ -192,6 +192,34 @@ def _compare(table: str, experiment: str, out: Path, asked: Asked) -> None:
     Console().print(shown)
 
 
+def _contrastive(_experiment: str, out: Path, asked: Asked) -> None:
+    from simulations.bench.compare import measure  # noqa: PLC0415
+    from simulations.bench.contrastive import REFUSED, base_of, variants  # noqa: PLC0415
+
+    rows = []
+    for row in measure(
+        (*base_of(quick=asked.quick), *asked.settings), variants(), range(2 if asked.quick else asked.seeds)
+    ):
+        rows.append(row)
+        sys.stderr.write(f"{row.name}: {row.seconds:.0f} s a run\n")
+    body = {"rows": [asdict(row) for row in rows], "refused": REFUSED}
+    (out / "contrastive.json").write_text(json.dumps(body, indent=1) + "\n")
+    if asked.as_json:
+        sys.stdout.write(json.dumps(body) + "\n")
+        return
+    directions = ("scan>cough", "cough>scan")
+    shown = Table(
+        f"recall at 1, {rows[0].seeds} seeds", *directions, "by chance", "epsilon", "a step: charged", "shown"
+    )
+    for row in rows:
+        recalls = (str(row.figures[f"recall@1/{name}"]) for name in directions)
+        chance = f"{1 / row.figures[f'gallery/{directions[0]}'].mean:.3f}"
+        paid = (f"{one:.2f}" for one in (row.epsilon, *row.step)) if row.step and row.epsilon else ("", "", "")
+        shown.add_row(row.name, *recalls, chance, *paid)
+    shown.add_row(REFUSED, *("refused",) * 2, *("",) * 4)
+    Console().print(shown)
+
+
 def _fedmultimodal(experiment: str, out: Path, asked: Asked) -> None:
     from simulations.bench.fedmultimodal import compare, export  # noqa: PLC0415
 
@@ -224,6 +252,7 @@ _BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {
     "dp": _dp,
     "ledger": _ledger,
     "audit": _audit,
+    "contrastive": _contrastive,
     "fedmultimodal": _fedmultimodal,
     **{name: partial(_compare, name) for name in ("modalities", "fusion", "missing", "privacy")},
 }

@@ -199,7 +199,7 @@ def _sound(values: Tensor, mask: Tensor, spec: ModalitySpec) -> Features:
     """A log-mel spectrum of as many bands as its MFCC features are wide."""
     if not isinstance(spec, AudioSpec):
         raise TypeError(f"a sound was expected, got {spec.kind}")
-    front = LogMel(spec.sample_rate, MelOptions(mels=_BANDS))  # type: ignore[call-arg]  # has defaults
+    front = LogMel(spec.sample_rate, MelOptions(mels=_BANDS))
 
     def features(row: int) -> np.ndarray | None:
         length = int(mask[row].sum())
