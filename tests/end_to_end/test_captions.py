@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from common.compose import compose
 from common.fairness.table import l2_sensitivity
 from common.metrics.texts import SCORES
 from common.releases import table_layout, tables_of
 from simulations.run import begin, run
-from simulations.summary import summary
+from simulations.summary import summary, table
 from tests.federation_run import REPEATABLE, files_below, silent
 
 TELLING = (
@@ -44,5 +46,8 @@ def test_what_is_released_about_texts_is_what_the_simulator_measures_and_is_char
     said = summary(record, "here")
     assert "bleu/note" in str(said["test"])
     assert "bleu/note" in str(said["released"])
+    closing = Console(width=200, record=True, file=io.StringIO())
+    closing.print(table(record, "here"))
+    assert "Texts written, note: BLEU" in closing.export_text()
     pages = [path for path in files_below(prepared.folder.path) if path.suffix in (".html", ".json", ".md")]
     assert any("BLEU" in path.read_text() for path in pages)
