@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from common.config import ModelConfig
 from common.data.modalities import ModalitySpec
 from common.data.pieces import Pieces, answer_width, num_pieces
 from common.data.readings import BEGIN, END, FIRST_BYTE, NUM_TOKENS
-from common.models.attention import Block
+from common.models.attention import Block, Memory
 from common.models.outputs import Told
+
+_GIVEN = 2  # places before a text's second token: the record's vector, what stands before a text, and BEGIN
 
 
 class Teller(nn.Module):
@@ -41,7 +44,14 @@ class Teller(nn.Module):
 
     def following(self, fused: Tensor, text: Tensor) -> Tensor:
         """Logits of the first byte, and of the one after each of text [batch, byte]: [batch, byte + 1, token]."""
-        logits: Tensor = self.next(self._read(fused, text))
+        first: Tensor = self.begin(fused).unsqueeze(1)
+        tokens = torch.cat([first, self.byte(functional.pad(text, (1, 0), value=BEGIN))], dim=1)
+        rows, length, _ = tokens.shape
+        tokens = tokens + self.place(torch.arange(length, device=text.device).repeat(rows, 1))
+        may_read = torch.ones(length, length, dtype=torch.bool, device=text.device).tril().expand(rows, -1, -1)
+        for layer in self.layers:
+            tokens = layer(tokens, may_read)
+        logits: Tensor = self.next(self.norm(tokens[:, 1:]))
         return logits
 
     def write(self, fused: Tensor) -> Tensor:
@@ -51,24 +61,20 @@ class Teller(nn.Module):
             even: every text is the same work, wherever it ends, so that the time it takes tells nothing of it; what
                 stands after the first END means nothing.
         """
-        text = torch.full((len(fused), 1), BEGIN, device=fused.device)
-        for _ in range(self._length - 1):
-            logits = self.next(self._read(fused, text)[:, -1])
-            ends, byte = logits[:, END : END + 1], logits[:, FIRST_BYTE:]
-            choice = torch.cat([ends, byte], dim=1).argmax(dim=1, keepdim=True)
-            text = torch.cat([text, torch.where(choice == 0, END, choice - 1 + FIRST_BYTE)], dim=1)
-        return text
-
-    def _read(self, fused: Tensor, text: Tensor) -> Tensor:
-        """What is known before each byte and after the last: [batch, byte + 1, width]."""
-        first: Tensor = self.begin(fused).unsqueeze(1)
-        tokens = torch.cat([first, self.byte(functional.pad(text, (1, 0), value=BEGIN))], dim=1)
-        rows, length, _ = tokens.shape
-        tokens = tokens + self.place(torch.arange(length, device=text.device).repeat(rows, 1))
-        may_read = torch.ones(length, length, dtype=torch.bool, device=text.device).tril().expand(rows, -1, -1)
-        for layer in self.layers:
-            tokens = layer(tokens, may_read)
-        return torch.as_tensor(self.norm(tokens[:, 1:]))
+        first = torch.full((len(fused), 1), BEGIN, device=fused.device)
+        memories: list[Memory | None] = [None] * len(self.layers)
+        token, text = self.begin(fused).unsqueeze(1), [first]
+        for place in range(self._length + 1):
+            token = token + self.place.weight[place]
+            for number, layer in enumerate(self.layers):
+                token, memories[number] = cast("Block", layer).one_more(token, memories[number])
+            if place >= _GIVEN:
+                logits = self.next(self.norm(token[:, 0]))
+                ends, byte = logits[:, END : END + 1], logits[:, FIRST_BYTE:]
+                choice = torch.cat([ends, byte], dim=1).argmax(dim=1, keepdim=True)
+                text.append(torch.where(choice == 0, END, choice - 1 + FIRST_BYTE))
+            token = self.byte(text[-1])
+        return torch.cat(text, dim=1)
 
 
 class Restorer(nn.Module):

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from client.dp import Clipping, clipped_sum, per_row_gradients, row_gradients
 from client.evaluate import MOST_ROWS, count_table
 from common.data.batch import Batch, parts_of, take
 from common.fairness.table import evaluation_layout, l2_sensitivity
+from common.models.attention import Block
 from common.models.loss import scores
 from common.models.told import Teller
 from tests.captions import captions_config
@@ -150,15 +152,17 @@ def test_what_a_row_writes_next_is_the_same_bits_wherever_it_stands(width: int) 
     size = captions_config().model.model_copy(update={"width": width})
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        teller = Teller(size, layers=2, length=33).eval()
-        vectors, text = 10 * torch.randn(MOST_ROWS + 1, width), torch.randint(4, 260, (MOST_ROWS + 1, 32))
+        teller, tokens = Teller(size, layers=2, length=33).eval(), 10 * torch.randn(33, MOST_ROWS + 1, 1, width)
+    layer = cast("Block", teller.layers[0])
     with torch.inference_mode():
-        for length in (1, 2, 7, 16, 32):
-            first, moved = (
-                teller.following(vectors[rows], text[rows, :length])
-                for rows in (slice(0, MOST_ROWS), slice(1, MOST_ROWS + 1))
-            )
-            assert torch.equal(first[1:], moved[:-1]), length
+        first = moved = None
+        for token in tokens:
+            here, first = layer.one_more(token[:-1], first)
+            there, moved = layer.one_more(token[1:], moved)
+            said, again = (teller.next(teller.norm(row[:, 0])) for row in (here, there))
+            assert torch.equal(here[1:], there[:-1])
+            assert torch.equal(said[1:], again[:-1])
+        assert torch.equal(teller.write(tokens[0, :-1, 0])[1:], teller.write(tokens[0, 1:, 0])[:-1])
 
 
 @pytest.mark.parametrize("number", [7, 8, 43, 129])
