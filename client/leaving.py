@@ -8,14 +8,15 @@ from client.policy import EVERYTHING, Policy
 
 _TABLES = {
     "normalisation": "three sums for each numeric column (how many people, sum, sum of squares)",
-    "evaluation": "counts of held-out people by score, label and which modalities the model saw",
+    "evaluation": "counts of held-out people by score, label and which modalities the model saw; where it writes texts,"
+    " sums of how well",
     "audit": "the same counts by group",
 }
 NEVER = (
     "files, cells of the manifest, and what they are decoded to",
     "what frozen encoders say of a record (features)",
     "names of subjects, and their pseudonyms in the ledger",
-    "the model's answer for a single record",
+    "the model's answer for a single record, or a text that it wrote",
     "blocks of the model that are personal in a run",
     "the policy's text, the site's log, and the reason of a refusal",
 )

@@ -14,7 +14,7 @@ from common.config import Config
 from common.data.normalise import normalisation_length, normalisation_sensitivity
 from common.data.schema import Schema
 from common.fairness.table import TableLayout, audit_layout, evaluation_layout, l2_sensitivity
-from common.objectives import read_modalities
+from common.objectives import read_modalities, told
 
 FIXED_POINT = 1024.0
 
@@ -52,7 +52,8 @@ def table_layout(config: Config, purpose: str) -> TableLayout:
     schema = schema.model_copy(update={"modalities": {name: schema.modalities[name] for name in read}})
     task, bins = config.objective.task, config.audit.score_bins
     if purpose == "evaluation":
-        layout = evaluation_layout(schema, task=task, bins=bins)
+        told_texts = told(config.objective.parts)
+        layout = evaluation_layout(schema, task=task, bins=bins, told=told_texts)
     else:
         layout = audit_layout(schema, task=task, attributes=config.audit.attributes, bins=bins)
     return replace(layout, base_rate=config.audit.base_rate)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from common.fairness.figures import figures_of
 from common.fairness.table import TableLayout, cell_noise, subjects_by_label, unflatten
+from common.fairness.texts import figures_of_texts
 from common.metrics.figure import Figure
 from common.metrics.interval import Z95
 from common.reports.record import ReleasedTest
@@ -27,8 +28,9 @@ def evaluation_figures(
     """
     table, noise = unflatten(layout, counts)[:, 0], cell_noise(layout, noise_std)
     edge = layout.score_bins.edge_of(threshold)
+    texts = figures_of_texts(layout, counts, noise_std)
     found = {
-        condition.name: figures_of(layout, table[number], float(noise[number]), edge)
+        condition.name: figures_of(layout, table[number], float(noise[number]), edge) | texts[number]
         for number, condition in enumerate(layout.conditions)
     }
     weights = np.array([condition.weight**2 for condition in layout.conditions], dtype=np.float64)
@@ -36,4 +38,4 @@ def evaluation_figures(
     total = float((weights * counted).sum() / weights.sum())
     cells = len(layout.labels) * layout.cells_per_label / layout.answers**2
     half = Z95 * math.sqrt(cells * float((weights**2 * noise**2).sum())) / float(weights.sum())
-    return ReleasedTest(Figure(total, max(total - half, 0.0), total + half), noise_std, found)
+    return ReleasedTest(Figure(total, max(total - half, 0.0), total + half), noise_std / layout.unit, found)

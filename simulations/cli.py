@@ -86,6 +86,9 @@ def bench(  # noqa: PLR0913  (each is an option of the command)
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all runs of a comparison.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Runs of each row of a comparison.")] = 5,
+    checkout: Annotated[
+        Path | None, typer.Option(help="fedmultimodal: its source tree, whose trainer is to be run beside ours.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, to see that it works.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something goes wrong.")] = False,
@@ -94,13 +97,15 @@ def bench(  # noqa: PLR0913  (each is an option of the command)
 
     NAME is curve (quality over epsilon), cost (seconds and memory as ratios), dp (a private step against others'),
     ledger (a charge), secagg (secure aggregation against Flower's and the hardware), scale (one sum over 1,000 sites),
-    audit (what single steps show, and their noise), or a comparison of an experiment's variants over several seeds:
-    modalities (all, and each alone), fusion (the six policies), missing (modalities taken away), privacy (epsilon).
+    audit (what single steps show, and their noise), contrastive (objectives that bring modalities together, with and
+    without privacy), fedmultimodal (digits, watch or synthetic as files that its trainer reads), or a comparison of an
+    experiment's variants over several seeds: modalities (all, and each alone), fusion (the six policies), missing
+    (modalities taken away), privacy (epsilon).
     """
     with errors(debug=debug):
         from simulations.bench.command import Asked, run_bench  # noqa: PLC0415
 
-        asked = Asked(tuple(epsilon or ()), as_json, quick, tuple(settings or ()), seeds)
+        asked = Asked(tuple(epsilon or ()), as_json, quick, tuple(settings or ()), seeds, checkout)
         run_bench(name, experiment, out, asked)
 
 

@@ -23,12 +23,14 @@ from common.data.labels import is_labelled
 from common.data.schema import TaskSpec
 from common.fairness.table import conditions_of
 from common.messages import Task
-from common.objectives import read_modalities
+from common.objectives import read_modalities, told
 from common.reports.record import ConditionTest, ExactTest, SiteTest
 from server.state import Arrays
 from simulations.retrieval import Ranks, ranks_of, together
+from simulations.texts import Texts, texts_of
+from simulations.texts import together as all_texts
 
-_EVEN = 0.5
+_EVEN, _SHOWN_TEXTS = 0.5, 3
 Figures = dict[str, float]
 
 
@@ -134,6 +136,16 @@ class Bench:
             found[work.site.name] = ranks_of(model, batch, work.agreement.config.objective.parts)
         return found
 
+    def texts(self, weights: Arrays, keep: tuple[str, ...] | None = None) -> dict[str, Texts]:
+        """Let the model write every site's texts, where captions tell any, from the modalities to keep (None: all)."""
+        found = {}
+        for work, batch in zip(self.works, self.batches, strict=True):
+            model = work.model()
+            load(model, weights)
+            if told(work.agreement.config.objective.parts):
+                found[work.site.name] = texts_of(model, batch, batch if keep is None else hide(batch, keep))
+        return found
+
 
 def open_bench(sites: tuple[Site, ...], run: str, released: Arrays) -> Bench:
     """Read every site's held-out records, scaled as the run scales them."""
@@ -155,13 +167,16 @@ def exact_test(bench: Bench, weights: Arrays) -> ExactTest:
     """Measure the final model: pooled, by site, and under every modality condition."""
     by_site = bench.score(weights)
     ranks = bench.ranks(weights)
+    texts, config = bench.texts(weights), bench.works[0].agreement.config
     found = {name: item.figures | ranks[name].figures for name, item in by_site.items()}
-    overall = pooled(by_site).figures
+    found |= {name: found[name] | own.figures for name, own in texts.items()}
+    written = all_texts(texts.values())
+    overall = pooled(by_site).figures | together(ranks.values()).figures | written.figures
     accuracies = [figures["accuracy"] for figures in found.values() if "accuracy" in figures]
     conditions = {}
-    objective = bench.works[0].agreement.config.objective
-    for condition in conditions_of(read_modalities(objective.parts, bench.batches[0].values)):
+    for condition in conditions_of(read_modalities(config.objective.parts, bench.batches[0].values)):
         under = pooled(bench.score(weights, condition.keep)).figures
+        under |= all_texts(bench.texts(weights, condition.keep).values()).figures
         conditions[condition.name] = ConditionTest(under.get("accuracy"), under.get("auroc"), under)
     people = bench.people()
     return ExactTest(
@@ -174,5 +189,6 @@ def exact_test(bench: Bench, weights: Arrays) -> ExactTest:
             for name, figures in found.items()
         },
         conditions=conditions,
-        figures=overall | together(ranks.values()).figures,
+        figures=overall,
+        texts=written.some(_SHOWN_TEXTS) if config.data.kind == "synthetic" else {},
     )

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
+from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
-from common.data.batch import Batch
+from common.data.batch import Batch, hide
 from common.models.outputs import Outputs, Paired
-from common.objectives import Anchor, InBatch, Part
+from common.models.transformer import TransformerModel
+from common.objectives import Anchor, InBatch, Part, read_modalities, told
 
 _DEPTHS = (1, 5, 10)
 
@@ -43,10 +47,21 @@ class Ranks:
 
 
 def ranks_of(model: nn.Module, batch: Batch, parts: tuple[Part, ...]) -> Ranks:
-    """Rank a site's records, in every direction that a part of the objective has learnt."""
-    places: dict[str, np.ndarray] = {}
-    if not any(isinstance(part, Anchor | InBatch) for part in parts) or not len(batch):
+    """Rank a site's records, in every direction that a part of the objective has learnt.
+
+    What a part compares itself is ranked by what it compares; captions bring all modalities together that are read.
+    """
+    if not len(batch):
         return Ranks({}, {})
+    places = _through_words(model, batch, parts) if told(parts) else {}
+    if any(isinstance(part, Anchor | InBatch) for part in parts):
+        places |= _brought_together(model, batch, parts)
+    return Ranks(places, {name: [len(found)] for name, found in places.items() if len(found)})
+
+
+def _brought_together(model: nn.Module, batch: Batch, parts: tuple[Part, ...]) -> dict[str, np.ndarray]:
+    """In every direction that a part compares."""
+    places: dict[str, np.ndarray] = {}
     model.train()  # only then does a model say what its parts look at; no layer of ours answers otherwise
     with torch.no_grad():
         outputs: Outputs = model(batch)
@@ -55,7 +70,20 @@ def ranks_of(model: nn.Module, batch: Batch, parts: tuple[Part, ...]) -> Ranks:
         if isinstance(part, Anchor | InBatch) and isinstance(heard, tuple):
             for (one, other), pair in zip(part.pairs, heard, strict=True):
                 places[f"{one}>{other}"], places[f"{other}>{one}"] = _places(pair)
-    return Ranks(places, {name: [len(found)] for name, found in places.items() if len(found)})
+    return places
+
+
+def _through_words(model: nn.Module, batch: Batch, parts: tuple[Part, ...]) -> dict[str, np.ndarray]:
+    """Between any two modalities: what the model makes of either alone, from which it tells the same text."""
+    reader = cast("TransformerModel", model.eval())
+    names = read_modalities(parts, batch.values)
+    with torch.no_grad():
+        alone = {name: functional.normalize(reader.see(hide(batch, (name,))).fused, dim=1) for name in names}
+    places: dict[str, np.ndarray] = {}
+    for one, other in combinations(names, 2):
+        both = batch.mask[one].any(dim=1) & batch.mask[other].any(dim=1)
+        places[f"{one}>{other}"], places[f"{other}>{one}"] = _places(Paired(alone[one], alone[other], both))
+    return places
 
 
 def together(each: Iterable[Ranks]) -> Ranks:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.metrics.figure import Figure
+from common.metrics.texts import SCORES
 from common.reports.headline import TITLES, headline, measured
 from common.reports.record import RunRecord, SiteRecord
 from common.reports.sentences import red_boxes
@@ -56,6 +57,7 @@ def table(record: RunRecord, folder: str) -> Group:
     if record.promise.kind == "distributed":
         limit = too_many_colluders(len(record.sites))
         lines.append(Text(f"Noise shared out: ε holds while fewer than {limit} sites collude with whoever looks."))
+    lines += _texts(record)
     lines.append(Text("All of held-out subjects, exact: measured by the simulator, released by nobody.", style="dim"))
     if record.released is not None:
         found = record.released.conditions["all"]
@@ -66,6 +68,14 @@ def table(record: RunRecord, folder: str) -> Group:
     pages = [name for name in _PAGES if name != "Audit" or record.audit is not None]
     lines += [Text(f"{name}: {folder}/{_PAGES[name]}") for name in pages]
     return Group(quality, *lines)
+
+
+def _texts(record: RunRecord) -> list[Text]:
+    """How well the texts of each modality that a caption tells were written."""
+    figures = record.test.figures if record.test else {}
+    names = [name.removeprefix("bleu/") for name in figures if name.startswith("bleu/")]
+    said = [", ".join(f"{TITLES[score]} {figures[f'{score}/{name}']:.3f}" for score in SCORES) for name in names]
+    return [Text(f"Texts written, {name}: {scores}") for name, scores in zip(names, said, strict=True)]
 
 
 def _test(record: RunRecord) -> Json:

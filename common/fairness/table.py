@@ -1,5 +1,7 @@
 """The one integer table that evaluation and audit release: condition x group x label x score bin, or x sum.
 
+Where a model writes texts, the evaluation's table ends with sums of how well: condition x modality x sum (texts.py).
+
 Server and sites build the same layout from the public schema, so a table travels as a bare vector. Everything that the
 server later says about the model's quality is post-processing of such a vector.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from common.data.schema import Schema, TaskSpec
 from common.metrics.bins import ScoreBins
 from common.metrics.moments import NUM_MOMENTS, REACH, UNIT, moments_of
+from common.metrics.texts import NUM_SUMS, TEXT_REACH
 
 EVERYONE = ("", "everyone")
 # The condition `all` is the one that most is read off. Counting it twice halves its noise relative to its counts, and
@@ -44,6 +47,7 @@ class TableLayout:
             regression: sums over the subjects, in fixed point (common/metrics/moments.py).
         limits: regression: the public range of the true number.
         base_rate: binary and multilabel task: what the score bins lie around.
+        told: modalities whose texts the model writes, in the evaluation's table.
     """
 
     task: str
@@ -54,6 +58,7 @@ class TableLayout:
     bins: int
     limits: tuple[float, float] = (0.0, 1.0)
     base_rate: float = 0.5
+    told: tuple[str, ...] = ()
 
     @property
     def score_bins(self) -> ScoreBins:
@@ -67,8 +72,8 @@ class TableLayout:
 
     @property
     def size(self) -> int:
-        """Number of cells."""
-        return math.prod(self.shape)
+        """Number of cells; those about the task come first."""
+        return math.prod(self.shape) + len(self.conditions) * len(self.told) * NUM_SUMS
 
     @property
     def answers(self) -> int:
@@ -77,8 +82,8 @@ class TableLayout:
 
     @property
     def unit(self) -> int:
-        """What one subject counts in a cell, before a condition's weight."""
-        return UNIT if self.kind == "regression" else 1
+        """What one subject counts in a cell about the task, before a condition's weight."""
+        return UNIT if self.kind == "regression" or self.told else 1
 
     @property
     def cells_per_label(self) -> int:
@@ -110,9 +115,10 @@ def conditions_of(modalities: Sequence[str], *, alone: bool = True) -> tuple[Con
     return tuple(found)
 
 
-def evaluation_layout(schema: Schema, *, task: str, bins: int) -> TableLayout:
-    """The evaluation's table: everyone together, under every condition."""
-    return _layout(schema, task=task, bins=bins, conditions=conditions_of(tuple(schema.modalities)), groups=(EVERYONE,))
+def evaluation_layout(schema: Schema, *, task: str, bins: int, told: tuple[str, ...] = ()) -> TableLayout:
+    """The evaluation's table: everyone together, under every condition of what the model reads, the schema's."""
+    conditions = conditions_of(tuple(schema.modalities))
+    return replace(_layout(schema, task=task, bins=bins, conditions=conditions, groups=(EVERYONE,)), told=told)
 
 
 def audit_layout(schema: Schema, *, task: str, attributes: Sequence[str], bins: int) -> TableLayout:
@@ -137,12 +143,14 @@ def l2_sensitivity(layout: TableLayout) -> float:
     """The most that adding or removing one subject moves the table, in L2 norm.
 
     Guarantees:
-        exact: a subject with every attribute known adds `weight` to exactly one cell per condition, attribute and label
-            of a multilabel task.
-        bounded: to a regression's table it adds `weight` times a row of sums whose norm is at most moments.REACH.
+        exact: a subject with every attribute known adds `weight` times the layout's unit to exactly one cell per
+            condition, attribute and label of a multilabel task.
+        bounded: to a regression's table it adds `weight` times a row of sums whose norm is at most moments.REACH; to
+            the sums of each text the same with texts.TEXT_REACH.
     """
-    per_condition = REACH if layout.kind == "regression" else math.sqrt(layout.answers)
-    return per_condition * math.sqrt(len(layout.attributes) * sum(one.weight**2 for one in layout.conditions))
+    about_task = REACH if layout.kind == "regression" else layout.unit * math.sqrt(layout.answers)
+    per_condition = len(layout.attributes) * about_task**2 + len(layout.told) * TEXT_REACH**2
+    return math.sqrt(per_condition * sum(one.weight**2 for one in layout.conditions))
 
 
 def fill(
@@ -152,7 +160,7 @@ def fill(
     groups: Mapping[str, NDArray[np.int64]],
     subjects: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Count a site's subjects into the table.
+    """Count a site's subjects into the cells that are about the task.
 
     Args:
         layout: what the cells are.
@@ -169,7 +177,7 @@ def fill(
         its rows' scores, and its last row's label and level. A subject whose label or score is not known counts
         nowhere, one whose level is not known does not count in that attribute.
     """
-    table = np.zeros(layout.size, dtype=np.int64)
+    table = np.zeros(math.prod(layout.shape), dtype=np.int64)
     last_row = {int(subject): row for row, subject in enumerate(subjects)}
     distinct, rows = (
         np.array(sorted(last_row), dtype=np.int64),
@@ -179,7 +187,7 @@ def fill(
         return table
     label = labels[rows]
     for number, condition in enumerate(layout.conditions):
-        means = _mean_by_subject(np.asarray(scores[condition.name], dtype=np.float64), subjects, distinct)
+        means = mean_by_subject(np.asarray(scores[condition.name], dtype=np.float64), subjects, distinct)
         finite = np.asarray(np.isfinite(means).all(axis=1))
         for part in _PARTS[layout.kind](layout, np.where(finite[:, None], means, 0.0), label):
             for attribute, offset, count in _spans(layout):
@@ -193,7 +201,7 @@ def fill(
 
 
 def unflatten(layout: TableLayout, vector: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Read a vector as subjects: float64 [condition, group, label, bin or sum]; a noised cell may be negative.
+    """Read the cells about the task as subjects: float64 [condition, group, label, bin or sum]; noise may be < 0.
 
     Raises:
         ValueError: the vector's length is not the layout's.
@@ -201,11 +209,12 @@ def unflatten(layout: TableLayout, vector: NDArray[np.int64]) -> NDArray[np.floa
     if vector.shape != (layout.size,):
         raise ValueError(f"a table of {layout.size} cells was expected, got an array of shape {vector.shape}")
     weights = np.array([layout.unit * condition.weight for condition in layout.conditions], dtype=np.float64)
-    return vector.astype(np.float64).reshape(layout.shape) / weights[:, None, None, None]
+    counts = vector[: math.prod(layout.shape)].astype(np.float64)
+    return counts.reshape(layout.shape) / weights[:, None, None, None]
 
 
 def cell_noise(layout: TableLayout, noise_std: float) -> NDArray[np.float64]:
-    """The noise's standard deviation in subjects, [condition], where the vector's is `noise_std`."""
+    """The noise's standard deviation in subjects, [condition], of cells about the task; `noise_std` is the vector's."""
     return noise_std / np.array([layout.unit * condition.weight for condition in layout.conditions], dtype=np.float64)
 
 
@@ -238,9 +247,10 @@ def _spans(layout: TableLayout) -> list[tuple[str, int, int]]:
     return [(name, names.index(name), names.count(name)) for name in layout.attributes]
 
 
-def _mean_by_subject(
+def mean_by_subject(
     scores: NDArray[np.float64], subjects: NDArray[np.int64], distinct: NDArray[np.int64]
 ) -> NDArray[np.float64]:
+    """Average rows' scores [row, score] over those of each distinct subject, in order: [subject, score]."""
     place = np.searchsorted(distinct, subjects)
     total = np.zeros((len(distinct), scores.shape[1]))
     np.add.at(total, place, scores)
@@ -261,7 +271,7 @@ def _chosen(layout: TableLayout, means: NDArray[np.float64], label: NDArray[np.i
     """One cell a subject: its class, and the bin of its chance or the class that the model chose."""
     bins = layout.score_bins.of(means[:, 0]) if layout.kind == "binary" else means.argmax(axis=1)
     known = (label >= 0) & (label < len(layout.labels))
-    yield _Part(label, np.asarray(bins, dtype=np.int64), np.ones_like(label), known)
+    yield _Part(label, np.asarray(bins, dtype=np.int64), np.full_like(label, layout.unit), known)
 
 
 def _one_by_one(layout: TableLayout, means: NDArray[np.float64], label: NDArray[np.int64]) -> Iterator[_Part]:
@@ -269,7 +279,7 @@ def _one_by_one(layout: TableLayout, means: NDArray[np.float64], label: NDArray[
     for place in range(layout.answers):
         own = label[:, place]
         known = (own >= 0) & (own <= 1)
-        yield _Part(2 * place + own, layout.score_bins.of(means[:, place]), np.ones_like(own), known)
+        yield _Part(2 * place + own, layout.score_bins.of(means[:, place]), np.full_like(own, layout.unit), known)
 
 
 def _summed(_layout: TableLayout, means: NDArray[np.float64], label: NDArray[np.float64]) -> Iterator[_Part]:

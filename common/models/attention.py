@@ -17,6 +17,8 @@ from common.models.encoders.options import BytesOptions, VitOptions
 Size = ModelConfig | BytesOptions | VitOptions
 Given = TypeVarTuple("Given")
 Found = TypeVar("Found")
+Memory = tuple[Tensor, Tensor]
+"""Keys and values of the tokens so far, [batch, head, token, part of width] each."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,20 @@ class Block(nn.Module):
         tokens = tokens[:, asking] + self.out(read.transpose(1, 2).flatten(2))
         wide = functional.gelu(self.widen(self.before_feedforward(tokens)))
         return torch.add(tokens, self.narrow(wide))[:, torch.argsort(asking)]
+
+    def one_more(self, token: Tensor, before: Memory | None) -> tuple[Tensor, Memory]:
+        """Let one more token [batch, 1, width] read itself and those before it, of which only keys and values are kept.
+
+        Returns:
+            the token as it is now, and the memory with it.
+        """
+        normed = self.before_attention(token)
+        key, value = self._split(self.key(normed)), self._split(self.value(normed))
+        if before is not None:
+            key, value = torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+        read = functional.scaled_dot_product_attention(self._split(self.query(normed)), key, value)
+        token = token + self.out(read.transpose(1, 2).flatten(2))
+        return token + self.narrow(functional.gelu(self.widen(self.before_feedforward(token)))), (key, value)
 
     def _split(self, tokens: Tensor) -> Tensor:
         batch, length, width = tokens.shape

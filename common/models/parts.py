@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,11 @@ class ObjectiveParts(nn.Module):
     def forward(self, seen: Seen, encode: Encode) -> tuple[Heard, ...]:
         """For each part, in order, what its loss looks at."""
         return tuple(self._heard(place, part, seen, encode) for place, part in enumerate(self._parts))
+
+    def write(self, fused: Tensor) -> dict[str, Tensor]:
+        """Write the texts that captions tell, from what was read, [batch, width]: by modality, int64 [batch, token]."""
+        captions = [part.target for part in self._parts if isinstance(part, Caption)]
+        return {name: cast("Teller", self.tellers[module_key(name)]).write(fused) for name in captions}
 
     def _heard(self, place: int, part: Part, seen: Seen, encode: Encode) -> Heard:
         if isinstance(part, Anchor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,11 @@ from torch.nn import functional
 from common.config import ModelConfig
 from common.data.modalities import ModalitySpec
 from common.data.pieces import Pieces, answer_width, num_pieces
-from common.data.readings import BEGIN, END, NUM_TOKENS
-from common.models.attention import Block
+from common.data.readings import BEGIN, END, FIRST_BYTE, NUM_TOKENS
+from common.models.attention import Block, Memory
 from common.models.outputs import Told
+
+_GIVEN = 2  # places before a text's second token: the record's vector, what stands before a text, and BEGIN
 
 
 class Teller(nn.Module):
@@ -22,6 +25,7 @@ class Teller(nn.Module):
     def __init__(self, size: ModelConfig, *, layers: int, length: int) -> None:
         """Build it for texts of up to `length` bytes."""
         super().__init__()
+        self._length = length
         self.begin = nn.Linear(size.width, size.width)
         self.byte = nn.Embedding(NUM_TOKENS, size.width)
         self.place = nn.Embedding(length + 1, size.width)
@@ -49,6 +53,28 @@ class Teller(nn.Module):
             tokens = layer(tokens, may_read)
         logits: Tensor = self.next(self.norm(tokens[:, 1:]))
         return logits
+
+    def write(self, fused: Tensor) -> Tensor:
+        """Write a text for each vector [batch, width], always the likeliest byte next: int64 [batch, token].
+
+        Guarantees:
+            even: every text is the same work, wherever it ends, so that the time it takes tells nothing of it; what
+                stands after the first END means nothing.
+        """
+        first = torch.full((len(fused), 1), BEGIN, device=fused.device)
+        memories: list[Memory | None] = [None] * len(self.layers)
+        token, text = self.begin(fused).unsqueeze(1), [first]
+        for place in range(self._length + 1):
+            token = token + self.place.weight[place]
+            for number, layer in enumerate(self.layers):
+                token, memories[number] = cast("Block", layer).one_more(token, memories[number])
+            if place >= _GIVEN:
+                logits = self.next(self.norm(token[:, 0]))
+                ends, byte = logits[:, END : END + 1], logits[:, FIRST_BYTE:]
+                choice = torch.cat([ends, byte], dim=1).argmax(dim=1, keepdim=True)
+                text.append(torch.where(choice == 0, END, choice - 1 + FIRST_BYTE))
+            token = self.byte(text[-1])
+        return torch.cat(text, dim=1)
 
 
 class Restorer(nn.Module):

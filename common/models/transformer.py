@@ -81,14 +81,9 @@ class TransformerModel(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Answer for every row of the batch; in training, with what the parts of the objective look at."""
-        tokens, masks, seconds = {}, {}, {}
-        shown = self.parts.hide(batch) if self.training else batch
-        for name in self._modalities:
-            tokens[name], masks[name], seconds[name] = self._encode(name, shown)
-        with self._precision(batch.subjects):
-            fused = self.fusion(tokens, masks, seconds)
-        fused = fused.to(seconds[self._modalities[0]].dtype)
-        logits = self.heads[module_key(self._task)](fused)
+        seen = self.see(batch)
+        tokens, masks = seen.tokens, seen.masks
+        logits = self.heads[module_key(self._task)](seen.fused)
         auxiliary = {
             name: self.auxiliary[module_key(name)](pooled(tokens[name], masks[name])) for name in self._with_auxiliary
         }
@@ -96,5 +91,19 @@ class TransformerModel(nn.Module):
         if auxiliary:
             each = torch.stack([auxiliary[name] for name in self._with_auxiliary], dim=1)
             logits = logits + pooled(each, torch.stack([present[name] for name in self._with_auxiliary], dim=1))
-        heard = self.parts(Seen(batch, tokens, masks, fused), self._tokens) if self.training else ()
+        heard = self.parts(seen, self._tokens) if self.training else ()
         return Outputs(logits, auxiliary, present, heard)
+
+    def see(self, batch: Batch) -> Seen:
+        """Read a batch: every modality's tokens, and all of them fused."""
+        tokens, masks, seconds = {}, {}, {}
+        shown = self.parts.hide(batch) if self.training else batch
+        for name in self._modalities:
+            tokens[name], masks[name], seconds[name] = self._encode(name, shown)
+        with self._precision(batch.subjects):
+            fused = self.fusion(tokens, masks, seconds)
+        return Seen(batch, tokens, masks, fused.to(seconds[self._modalities[0]].dtype))
+
+    def write(self, batch: Batch) -> dict[str, Tensor]:
+        """Write, for every row, the texts that captions tell: by modality, int64 [batch, token]."""
+        return self.parts.write(self.see(batch).fused)

@@ -14,6 +14,11 @@ TITLES = {
     "mae": "mean absolute error",
     "rmse": "root mean squared error",
     "r2": "R\N{SUPERSCRIPT TWO}",
+    "bleu": "BLEU",
+    "meteor_exact": "METEOR on exact words",
+    "wer": "word error rate",
+    "corpus_bleu": "BLEU of the corpus",
+    "corpus_wer": "word error rate of the corpus",
 }
 _HEADLINES = {
     "multiclass": ("accuracy",),

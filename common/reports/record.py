@@ -198,7 +198,9 @@ class ExactTest:
     """The final model on all held-out subjects: measured by the simulator, who holds all records.
 
     Accuracy and AUROC of a multilabel task are means over its labels; a regression has neither. `figures` are all there
-    are, by name: accuracy, auroc, average_precision, f1, with `/label` for one label; mae, rmse, r2, bias.
+    are, by name: accuracy, auroc, average_precision, f1, with `/label` for one label; mae, rmse, r2, bias; of texts
+    bleu, meteor_exact, wer, corpus_bleu and corpus_wer, with `/modality`. `texts` are some, by modality, each as it
+    stands in a record and as it was written: of made-up records only, since anybody may read a report.
     """
 
     num_subjects: int
@@ -208,6 +210,7 @@ class ExactTest:
     sites: dict[str, SiteTest]
     conditions: dict[str, ConditionTest]
     figures: dict[str, float] = field(default_factory=dict)
+    texts: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ class ReleasedTest:
 
     Attributes:
         conditions: by condition, by metric (common/fairness/figures.py).
-        noise_std: standard deviation of the noise in one cell of the released table.
+        noise_std: standard deviation of the noise in one cell of the released table, in subjects.
         num_subjects: noised.
     """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from common.files import PUBLIC, write_whole
+from common.metrics.texts import SCORES
 from common.reports import plots, sentences
 from common.reports.grid import budget_bar, participation
 from common.reports.leaning import leaning
@@ -37,6 +38,8 @@ def write_run_report(record: RunRecord, path: Path) -> Path:
         ranked=is_ranked(record),
         conditions_caption=_conditions_caption(record),
         retrieved=_retrieved(record),
+        written=_written(record),
+        text_scores=SCORES,
         not_covered=not_covered(record),
         config=_config(record),
     )
@@ -47,6 +50,12 @@ def _retrieved(record: RunRecord) -> list[str]:
     """The directions in which the simulator measured retrieval."""
     figures = record.test.figures if record.test else {}
     return [name.removeprefix("gallery/") for name in figures if name.startswith("gallery/")]
+
+
+def _written(record: RunRecord) -> list[str]:
+    """The modalities whose texts the model writes."""
+    figures = record.released.conditions["all"] if record.released else record.test.figures if record.test else {}
+    return [name.removeprefix("bleu/") for name in figures if name.startswith("bleu/")]
 
 
 def is_ranked(record: RunRecord) -> bool:

@@ -19,7 +19,8 @@ from common.compose import ConfigError
 class Asked:
     """What the command line says beside the name: the curve's points, how to print, whether small sizes will do.
 
-    `settings` are overrides of all runs of a comparison, and `seeds` how many runs each of its rows has.
+    `settings` are overrides of all runs of a comparison, and `seeds` how many runs each of its rows has; `checkout` is
+    the source tree of the system to be compared with.
     """
 
     epsilons: tuple[float, ...] = ()
@@ -27,6 +28,7 @@ class Asked:
     quick: bool = False
     settings: tuple[str, ...] = ()
     seeds: int = 5
+    checkout: Path | None = None
 
 
 def run_bench(name: str, experiment: str, out: Path, asked: Asked) -> None:
@@ -190,6 +192,58 @@ def _compare(table: str, experiment: str, out: Path, asked: Asked) -> None:
     Console().print(shown)
 
 
+def _contrastive(_experiment: str, out: Path, asked: Asked) -> None:
+    from simulations.bench.compare import measure  # noqa: PLC0415
+    from simulations.bench.contrastive import REFUSED, base_of, variants  # noqa: PLC0415
+
+    rows = []
+    for row in measure(
+        (*base_of(quick=asked.quick), *asked.settings), variants(), range(2 if asked.quick else asked.seeds)
+    ):
+        rows.append(row)
+        sys.stderr.write(f"{row.name}: {row.seconds:.0f} s a run\n")
+    body = {"rows": [asdict(row) for row in rows], "refused": REFUSED}
+    (out / "contrastive.json").write_text(json.dumps(body, indent=1) + "\n")
+    if asked.as_json:
+        sys.stdout.write(json.dumps(body) + "\n")
+        return
+    directions = ("scan>cough", "cough>scan")
+    shown = Table(
+        f"recall at 1, {rows[0].seeds} seeds", *directions, "by chance", "epsilon", "a step: charged", "shown"
+    )
+    for row in rows:
+        recalls = (str(row.figures[f"recall@1/{name}"]) for name in directions)
+        chance = f"{1 / row.figures[f'gallery/{directions[0]}'].mean:.3f}"
+        paid = (f"{one:.2f}" for one in (row.epsilon, *row.step)) if row.step and row.epsilon else ("", "", "")
+        shown.add_row(row.name, *recalls, chance, *paid)
+    shown.add_row(REFUSED, *("refused",) * 2, *("",) * 4)
+    Console().print(shown)
+
+
+def _fedmultimodal(experiment: str, out: Path, asked: Asked) -> None:
+    from simulations.bench.fedmultimodal import compare, export  # noqa: PLC0415
+
+    base = (f"experiment={experiment}", *asked.settings)
+    exported = export(base, out)
+    body: dict[str, object] = asdict(exported)
+    shown = Table(f"{experiment} as {exported.dataset}", "")
+    shown.add_row("written for its trainer: --data_dir", str(out))
+    shown.add_row("records of clients, dev and test", ", ".join(f"{name} {n}" for name, n in exported.records.items()))
+    if asked.checkout is None:
+        said = "skipped: --checkout names no source tree of FedMultimodal to run on these files"
+        body["compared"] = None
+    else:
+        both = compare(base, exported, out, asked.checkout, seeds=asked.seeds)
+        said = f"fedmosaic {both.ours} over {asked.seeds} seeds, FedMultimodal {both.theirs:.3f}, mean of its five"
+        body["compared"] = asdict(both)
+    shown.add_row("accuracy on the same held-out records", said)
+    (out / f"{experiment}-fedmultimodal.json").write_text(json.dumps(body, indent=1) + "\n")
+    if asked.as_json:
+        sys.stdout.write(json.dumps(body) + "\n")
+        return
+    Console().print(shown)
+
+
 _BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {
     "curve": _curve,
     "cost": _cost,
@@ -198,5 +252,7 @@ _BENCHES: dict[str, Callable[[str, Path, Asked], None]] = {
     "dp": _dp,
     "ledger": _ledger,
     "audit": _audit,
+    "contrastive": _contrastive,
+    "fedmultimodal": _fedmultimodal,
     **{name: partial(_compare, name) for name in ("modalities", "fusion", "missing", "privacy")},
 }

@@ -37,6 +37,8 @@ class Row:
     Attributes:
         figures: by metric, mean and standard deviation over the seeds.
         epsilon: the dearest subject's, after the dearest run; None: no privacy.
+        step: what a single step was charged with, and what the sites' canaries showed of one (mean of 95 % bounds), as
+            epsilon; None: no privacy.
         parameters: trained by all sites together.
         seconds: mean length of a run's rounds.
     """
@@ -46,6 +48,7 @@ class Row:
     seeds: int
     figures: dict[str, Spread]
     epsilon: float | None
+    step: tuple[float, float] | None
     parameters: int
     seconds: float
 
@@ -54,6 +57,7 @@ class Row:
 class _Run:
     figures: dict[str, float]
     epsilon: float | None
+    steps: tuple[tuple[float, float], ...]
     parameters: int
     seconds: float
 
@@ -112,12 +116,14 @@ def _measure_one(job: tuple[tuple[str, ...], tuple[str, ...], int]) -> _Run:
     return _Run(
         {name: value for name, value in named.items() if value is not None},
         max(paid, default=None),
+        tuple((tried.claimed_epsilon, tried.lower_epsilon) for site in record.sites if (tried := site.certificate)),
         sum(block.num_parameters for block in record.blocks),
         record.seconds,
     )
 
 
 def _row(variant: Variant, runs: Sequence[_Run]) -> Row:
+    steps = [step for run in runs for step in run.steps]
     names = [name for name in runs[0].figures if all(name in run.figures for run in runs)]
     return Row(
         variant.name,
@@ -125,6 +131,7 @@ def _row(variant: Variant, runs: Sequence[_Run]) -> Row:
         len(runs),
         {name: spread([run.figures[name] for run in runs]) for name in names},
         max((run.epsilon for run in runs if run.epsilon is not None), default=None),
+        (max(claimed for claimed, _ in steps), sum(shown for _, shown in steps) / len(steps)) if steps else None,
         runs[0].parameters,
         sum(run.seconds for run in runs) / len(runs),
     )

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,7 +22,10 @@ from client.dp import Clipping, clipped_sum, per_row_gradients, row_gradients
 from client.evaluate import MOST_ROWS, count_table
 from common.data.batch import Batch, parts_of, take
 from common.fairness.table import evaluation_layout, l2_sensitivity
+from common.models.attention import Block
 from common.models.loss import scores
+from common.models.told import Teller
+from tests.captions import captions_config
 from tests.example_models import EVERY_RECIPE, SCHEMA, TASK, Recipe, config_of, ragged_batch
 from tests.reference_gradients import without
 
@@ -141,6 +145,24 @@ def test_hostile_weights_move_the_table_by_no_more_than_its_sensitivity(number: 
     for subject in range(number):
         moved = float(np.linalg.norm(table - count_table(model, without(batch, subject), layout)))
         assert moved <= l2_sensitivity(layout) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_a_row_writes_next_is_the_same_bits_wherever_it_stands(width: int) -> None:
+    size = captions_config().model.model_copy(update={"width": width})
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        teller, tokens = Teller(size, layers=2, length=33).eval(), 10 * torch.randn(33, MOST_ROWS + 1, 1, width)
+    layer = cast("Block", teller.layers[0])
+    with torch.inference_mode():
+        first = moved = None
+        for token in tokens:
+            here, first = layer.one_more(token[:-1], first)
+            there, moved = layer.one_more(token[1:], moved)
+            said, again = (teller.next(teller.norm(row[:, 0])) for row in (here, there))
+            assert torch.equal(here[1:], there[:-1])
+            assert torch.equal(said[1:], again[:-1])
+        assert torch.equal(teller.write(tokens[0, :-1, 0])[1:], teller.write(tokens[0, 1:, 0])[:-1])
 
 
 @pytest.mark.parametrize("number", [7, 8, 43, 129])

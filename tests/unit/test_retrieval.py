@@ -12,6 +12,7 @@ from common.models.model import build_model
 from common.models.outputs import Paired
 from common.privacy.noise import test_noise as noise_of_test
 from simulations.retrieval import Ranks, ranks_of, together
+from tests.captions import captioned, captions_config, sick_notes
 from tests.example_models import ANCHOR, SCHEMA, TASK, Recipe, config_of, model_of, part_of, ragged_batch
 
 
@@ -52,6 +53,20 @@ def test_every_learnt_direction_is_ranked_and_a_lone_task_has_none(part: object)
         a, b = name.split(">")
         assert len(places) == int((batch.mask[a].any(dim=1) & batch.mask[b].any(dim=1)).sum())
     assert ranks_of(model_of(Recipe()), batch, Recipe().all_parts).figures == {}
+
+
+def test_captions_are_ranked_by_what_they_make_of_each_modality_alone() -> None:
+    batch, parts = sick_notes(30), captions_config().objective.parts
+    random = torch.Generator().manual_seed(0)
+    batch.values["labs"].copy_(torch.randn(batch.values["labs"].shape, generator=random))
+    batch.values["ward"].copy_(torch.randn(batch.values["ward"].shape, generator=random))
+    found = ranks_of(captioned(seed=0, moved=0.3), batch, parts)
+    assert set(found.places) == {"labs>ward", "ward>labs"}, "the note is told, and has no side"
+    assert found.galleries["labs>ward"] == [30]
+    assert 3 < np.median(found.places["labs>ward"]) < 28, "nothing was learnt, and nothing goes together"
+    other = replace(batch, values=batch.values | {"ward": batch.values["ward"].flip(0)})
+    again = ranks_of(captioned(seed=0, moved=0.3), other, parts)
+    assert not np.array_equal(again.places["labs>ward"], found.places["labs>ward"])
 
 
 def twins(rows: int, seed: int) -> Batch:

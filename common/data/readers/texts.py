@@ -28,6 +28,13 @@ def read_text(cell: Cell, spec: ModalitySpec) -> np.ndarray:
     return np.array([BEGIN, *(FIRST_BYTE + byte for byte in body), END], dtype=np.uint16)
 
 
+def text_of(tokens: np.ndarray) -> str:
+    """The text that tokens [token] stand for, up to the first END; bytes that are no UTF-8 become a mark."""
+    ends = np.flatnonzero(tokens == END)
+    before = tokens[: ends[0]] if ends.size else tokens
+    return bytes((before[before >= FIRST_BYTE] - FIRST_BYTE).tolist()).decode(errors="replace")
+
+
 def _of_file(cell: Cell) -> str:
     with cell.path().open("rb") as file:
         body = file.read(_LARGEST_BYTES + 1)
