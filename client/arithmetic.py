@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from client.dp import Clipping, part_rows, per_row_gradients, row_gradients
-from client.evaluate import MOST_ROWS
+from client.dp import FEWEST_ROWS, MOST_ROWS, Clipping, part_rows, per_row_gradients, row_gradients
+from client.evaluate import MOST_ROWS as MOST_SCORED
 from client.features import frozen_part
+from client.team import threads_each
 from common.compose import validate
 from common.config import Config
 from common.data.batch import Batch, example_values, masked, parts_of, take
@@ -44,11 +46,12 @@ def make_reproducible() -> None:
 
 
 @lru_cache(maxsize=8)
-def rows_at_once(config: str) -> int:
+def rows_at_once(config: str, processes: int = 1) -> int:
     """Give how many rows of a run's model this machine may compute together.
 
     Args:
         config: the run's configuration as JSON.
+        processes: how many of them compute side by side; small parts can be dealt out evenly.
 
     Guarantees:
         no record: the answer depends on the machine and the model's shape only; rows and weights are synthetic.
@@ -56,11 +59,23 @@ def rows_at_once(config: str) -> int:
     """
     parsed = validate(config)
     model = synthetic_model(parsed)
-    rows = part_rows(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
+    size = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    rows = part_rows(size, most=MOST_ROWS if processes == 1 else FEWEST_ROWS)
     asked = parsed.objective
     clipping = Clipping(asked.task, asked.auxiliary_weight, 1.0, engine=parsed.privacy.engine, parts=asked.parts)
-    numbers = (*_numbers(model, parsed, clipping, rows), *_numbers(model, parsed, clipping, min(rows, MOST_ROWS)))
-    return rows if all(map(_same_everywhere, numbers)) else 1
+    with _threads(threads_each(processes)):
+        found = [one for number in {rows, min(rows, MOST_SCORED)} for one in _numbers(model, parsed, clipping, number)]
+    return rows if all(map(_same_everywhere, found)) else 1
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _numbers(model: nn.Module, config: Config, clipping: Clipping, rows: int) -> Iterator[list[Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -85,7 +85,9 @@ class Work:
 
     def rows_at_once(self) -> int:
         """How many rows this machine may compute together; as many as it likes where nothing is promised."""
-        return 0 if self.agreement.plan is None else rows_at_once(self.agreement.config.model_dump_json())
+        if self.agreement.plan is None:
+            return 0
+        return rows_at_once(self.agreement.config.model_dump_json(), self.site.processes)
 
     def data(self) -> SiteData:
         """The site's records; refused where delta is no longer small against the number of subjects."""
@@ -145,7 +147,8 @@ def contribute(work: Work) -> Contribution:
 def local_training(work: Work) -> LocalTraining:
     """What this site does in the round that is asked for, out of what it agreed to."""
     agreement, rows = work.agreement, work.rows_at_once()
-    return training_of(agreement.config, agreement.plan, site=work.site.name, round=work.task.round, rows=rows)
+    found = training_of(agreement.config, agreement.plan, site=work.site.name, round=work.task.round, rows=rows)
+    return replace(found, processes=work.site.processes)
 
 
 def _training(work: Work) -> Contribution:

@@ -176,9 +176,7 @@ WITH_PARTS = {
 }
 SHARED = {
     "half the share of noise": Bug(((shared_noise, "share_std", lambda *given: _share_std(*given) / 2),)),
-    "sqrt(2) times the sensitivity, shared": Bug(
-        ((shared_noise, "clipped_sum", lambda *given: ClippedSum(_further(*given), 0)),)
-    ),
+    "sqrt(2) times the sensitivity, shared": _clipping(_further),
 }
 
 
