@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from client.arithmetic import rows_at_once
+from client.arithmetic import rows_at_once, rows_that_fit
 from client.enrolment import Agreement, cohorts_of
 from client.evaluate import count_table
 from client.features import with_features
@@ -84,10 +84,9 @@ class Work:
         return lambda target: generator.random(out=target)
 
     def rows_at_once(self) -> int:
-        """How many rows this machine may compute together; as many as it likes where nothing is promised."""
-        if self.agreement.plan is None:
-            return 0
-        return rows_at_once(self.agreement.config.model_dump_json(), self.site.processes)
+        """How many rows this machine may compute together; as many as fit where nothing is promised."""
+        asked = rows_that_fit if self.agreement.plan is None else rows_at_once
+        return asked(self.agreement.config.model_dump_json(), self.site.processes)
 
     def data(self) -> SiteData:
         """The site's records; refused where delta is no longer small against the number of subjects."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.data.batch import Batch
+from common.data.batch import Batch, parts_of
 from common.models.outputs import Outputs, Paired
 from common.objectives import Anchor, InBatch, Part
 
@@ -42,20 +42,27 @@ class Ranks:
         return found
 
 
-def ranks_of(model: nn.Module, batch: Batch, parts: tuple[Part, ...]) -> Ranks:
-    """Rank a site's records, in every direction that a part of the objective has learnt."""
+def ranks_of(model: nn.Module, batch: Batch, parts: tuple[Part, ...], *, rows: int) -> Ranks:
+    """Rank a site's records, in every direction that a part of the objective has learnt; `rows` of them at a time."""
     places: dict[str, np.ndarray] = {}
     if not any(isinstance(part, Anchor | InBatch) for part in parts) or not len(batch):
         return Ranks({}, {})
     model.train()  # only then does a model say what its parts look at; no layer of ours answers otherwise
     with torch.no_grad():
-        outputs: Outputs = model(batch)
+        said: list[Outputs] = [model(some) for some in parts_of(batch, rows)]
     model.eval()
-    for part, heard in zip(parts, outputs.parts, strict=True):
-        if isinstance(part, Anchor | InBatch) and isinstance(heard, tuple):
-            for (one, other), pair in zip(part.pairs, heard, strict=True):
+    for number, part in enumerate(parts):
+        heard = [outputs.parts[number] for outputs in said]
+        if isinstance(part, Anchor | InBatch) and isinstance(heard[0], tuple):
+            for place, (one, other) in enumerate(part.pairs):
+                pair = _joined([some[place] for some in heard if isinstance(some, tuple)])
                 places[f"{one}>{other}"], places[f"{other}>{one}"] = _places(pair)
     return Ranks(places, {name: [len(found)] for name, found in places.items() if len(found)})
+
+
+def _joined(pairs: list[Paired]) -> Paired:
+    """The sides of all parts; rows that only fill the last one have neither."""
+    return Paired(*(torch.cat([getattr(pair, side) for pair in pairs]) for side in ("query", "target", "both")))
 
 
 def together(each: Iterable[Ranks]) -> Ranks:

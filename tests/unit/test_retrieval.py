@@ -45,13 +45,13 @@ def test_figures_say_the_galleries_size_and_every_site_has_its_own() -> None:
 def test_every_learnt_direction_is_ranked_and_a_lone_task_has_none(part: object) -> None:
     recipe = Recipe(parts=(part,), frozen=("encoder/ecg",))  # type: ignore[arg-type]
     batch = ragged_batch((1,) * 9)
-    found = ranks_of(model_of(recipe), batch, recipe.all_parts)
+    found = ranks_of(model_of(recipe), batch, recipe.all_parts, rows=7)
     pairs = recipe.parts[0].pairs  # type: ignore[union-attr]
     assert set(found.places) == {f"{a}>{b}" for one in pairs for a, b in (one, one[::-1])}
     for name, places in found.places.items():
         a, b = name.split(">")
         assert len(places) == int((batch.mask[a].any(dim=1) & batch.mask[b].any(dim=1)).sum())
-    assert ranks_of(model_of(Recipe()), batch, Recipe().all_parts).figures == {}
+    assert ranks_of(model_of(Recipe()), batch, Recipe().all_parts, rows=7).figures == {}
 
 
 def twins(rows: int, seed: int) -> Batch:
@@ -74,9 +74,9 @@ def test_an_anchor_learns_to_find_partners_where_there_is_something_to_find(
     model, learnt, held_out = build_model(config_of(recipe), SCHEMA, seed=0), twins(1000, 1), twins(50, 2)
     if not related:
         learnt = replace(learnt, values=learnt.values | {"ecg": learnt.values["ecg"].roll(1, dims=0)})
-    assert ranks_of(model, held_out, recipe.all_parts).figures["recall@5/labs>ecg"] < 0.25
+    assert ranks_of(model, held_out, recipe.all_parts, rows=64).figures["recall@5/labs>ecg"] < 0.25
     training = LocalTraining(TASK, 0.3, 0.0, 0.5, 0.0, 0.0, 150, 128, 0, "here", 1, None, parts=recipe.all_parts)
     train_round(model, learnt, training, noise_of_test(0, "here", 1, "training"))
-    found = ranks_of(model, held_out, recipe.all_parts).figures
+    found = ranks_of(model, held_out, recipe.all_parts, rows=64).figures
     assert found["gallery/labs>ecg"] == 50
     assert least <= found["recall@5/labs>ecg"] <= most
