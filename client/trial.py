@@ -129,7 +129,7 @@ def check_gradients(trial: Trial) -> float:
 
 
 def one_at_a_time(trial: Trial, number: torch.dtype) -> Tensor:
-    """Give the reference: the mean of each subject's rows' gradients, one by one, by autograd: [subject, coordinate]."""
+    """The reference: the mean of each subject's rows' gradients, one by one, by autograd: [subject, coordinate]."""
     model, asked, task = copy.deepcopy(trial.model).to(number).train(), trial.training, trial.training.task
     parameters = dict(model.named_parameters())
     wanted = [parameters[name] for block in blocks_of(model).values() for name in block]
