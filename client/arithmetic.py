@@ -11,26 +11,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
-from client.dp import Clipping, part_rows, per_row_gradients, row_gradients
-from client.evaluate import MOST_ROWS
+from client.dp import FEWEST_ROWS, MOST_ROWS, Clipping, part_rows, per_row_gradients, row_gradients
+from client.evaluate import MOST_ROWS as MOST_SCORED
 from client.features import frozen_part
+from client.team import threads_each
 from common.compose import validate
 from common.config import Config
 from common.data.batch import Batch, example_values, masked, parts_of, take
 from common.data.labels import example_labels
 from common.data.pieces import num_pieces
 from common.models.backbones.backbone import Backbone
+from common.models.loss import row_losses
 from common.models.model import build_model
 from common.objectives import hidden
 from common.releases import schema_of
 
 _SPREAD = 1.0
+_PART_BYTES = 1 << 27  # of a part's rows, and of what a model keeps of them: 128 MiB; engines take a few times as much
 _SHIFTS = (1, 5, 30)
 
 
@@ -44,23 +49,72 @@ def make_reproducible() -> None:
 
 
 @lru_cache(maxsize=8)
-def rows_at_once(config: str) -> int:
+def rows_at_once(config: str, processes: int = 1) -> int:
     """Give how many rows of a run's model this machine may compute together.
 
     Args:
         config: the run's configuration as JSON.
+        processes: how many of them compute side by side; small parts can be dealt out evenly.
 
     Guarantees:
         no record: the answer depends on the machine and the model's shape only; rows and weights are synthetic.
-        one at least: where a row's scores or gradients change with its place, it is computed alone.
+        one at least: a row that fills a part, or whose scores or gradients change with its place, is computed alone.
+    """
+    rows = rows_that_fit(config, processes)
+    if rows == 1:
+        return rows
+    parsed = validate(config)
+    model, clipping = synthetic_model(parsed), _clipping_of(parsed)
+    with _threads(threads_each(processes)):
+        found = [one for number in {rows, min(rows, MOST_SCORED)} for one in _numbers(model, parsed, clipping, number)]
+    return rows if all(map(_same_everywhere, found)) else 1
+
+
+@lru_cache(maxsize=8)
+def rows_that_fit(config: str, processes: int = 1) -> int:
+    """Give how many rows of a run's model fit into memory together: a power of two, the same for all of its records.
+
+    Looked at are the parameters, whose gradients each row has, and what one row of nobody makes the model keep for the
+    way back: a large image's maps, a long sound's spectra, every layer of a pretrained network that is adapted. The
+    arguments are those of `rows_at_once`, which also asks whether they can be computed together.
     """
     parsed = validate(config)
     model = synthetic_model(parsed)
-    rows = part_rows(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
-    asked = parsed.objective
-    clipping = Clipping(asked.task, asked.auxiliary_weight, 1.0, engine=parsed.privacy.engine, parts=asked.parts)
-    numbers = (*_numbers(model, parsed, clipping, rows), *_numbers(model, parsed, clipping, min(rows, MOST_ROWS)))
-    return rows if all(map(_same_everywhere, numbers)) else 1
+    size = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    most = part_rows(size, most=MOST_ROWS if processes == 1 else FEWEST_ROWS)
+    fitting = _PART_BYTES // processes // max(_kept_bytes(model, synthetic_batch(parsed, 1, presence=1.0), parsed), 1)
+    return min(most, 1 << max(fitting, 1).bit_length() - 1)
+
+
+def _kept_bytes(model: nn.Module, batch: Batch, config: Config) -> int:
+    """Count the bytes of a batch, and of what the model keeps of it for the way back, its own weights left out."""
+    own = {part.untyped_storage().data_ptr() for part in model.state_dict().values()}
+    kept = [one.nbytes for part in (batch.values, batch.mask, batch.seconds, batch.encoded) for one in part.values()]
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept.append(tensor.nbytes)
+        return tensor
+
+    asked = config.objective
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        row_losses(model, batch, task=asked.task, auxiliary_weight=asked.auxiliary_weight, parts=asked.parts)
+    return sum(kept)
+
+
+def _clipping_of(config: Config) -> Clipping:
+    asked = config.objective
+    return Clipping(asked.task, asked.auxiliary_weight, 1.0, engine=config.privacy.engine, parts=asked.parts)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _numbers(model: nn.Module, config: Config, clipping: Clipping, rows: int) -> Iterator[list[Tensor]]:

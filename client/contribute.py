@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from torch import nn
 
-from client.arithmetic import rows_at_once
+from client.arithmetic import rows_at_once, rows_that_fit
 from client.enrolment import Agreement, cohorts_of
 from client.evaluate import count_table
 from client.features import with_features
@@ -84,8 +84,9 @@ class Work:
         return lambda target: generator.random(out=target)
 
     def rows_at_once(self) -> int:
-        """How many rows this machine may compute together; as many as it likes where nothing is promised."""
-        return 0 if self.agreement.plan is None else rows_at_once(self.agreement.config.model_dump_json())
+        """How many rows this machine may compute together; as many as fit where nothing is promised."""
+        asked = rows_that_fit if self.agreement.plan is None else rows_at_once
+        return asked(self.agreement.config.model_dump_json(), self.site.processes)
 
     def data(self) -> SiteData:
         """The site's records; refused where delta is no longer small against the number of subjects."""
@@ -145,7 +146,8 @@ def contribute(work: Work) -> Contribution:
 def local_training(work: Work) -> LocalTraining:
     """What this site does in the round that is asked for, out of what it agreed to."""
     agreement, rows = work.agreement, work.rows_at_once()
-    return training_of(agreement.config, agreement.plan, site=work.site.name, round=work.task.round, rows=rows)
+    found = training_of(agreement.config, agreement.plan, site=work.site.name, round=work.task.round, rows=rows)
+    return replace(found, processes=work.site.processes)
 
 
 def _training(work: Work) -> Contribution:

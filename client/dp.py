@@ -34,7 +34,7 @@ _COVERED_BY_OPACUS = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.Co
 _ROW_GRADIENTS_IN_MEMORY = 1 << 23  # numbers: 32 MiB as float32; Opacus' are three times that while they are clipped
 Engine = Literal["bookkeeping", "opacus"]
 Gradients = dict[str, Tensor]
-_FEWEST_ROWS, _MOST_ROWS = 16, 128
+FEWEST_ROWS, MOST_ROWS = 16, 128
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,24 @@ def clipped_sum(model: nn.Module, batch: Batch, clipping: Clipping) -> ClippedSu
     return ClippedSum(total, nonfinite)
 
 
-def part_rows(num_coordinates: int, *, most: int = _MOST_ROWS) -> int:
+def part_rows(num_coordinates: int, *, most: int = MOST_ROWS) -> int:
     """Count the rows that go through the model at once: a power of two that depends on the model's size and no record.
 
     `num_coordinates` is the number of trainable parameters.
     """
     limit = _ROW_GRADIENTS_IN_MEMORY // max(1, num_coordinates)
-    return min(max(1 << max(limit, 1).bit_length() - 1, _FEWEST_ROWS), most)
+    return min(max(1 << max(limit, 1).bit_length() - 1, FEWEST_ROWS), most)
+
+
+def shares_of(batch: Batch, rows: int, number: int) -> list[Batch]:
+    """Deal a batch out to `number` processes, part by part in turn: every subject is whole in one share.
+
+    The longest share has as many parts as all of them over `number`, rounded up: how long a step takes depends on how
+    many parts there are, as in one process, and not on who is where.
+    """
+    dealt = list(whole_subjects(batch.subjects, rows))
+    nobody = torch.zeros(0, dtype=torch.int64)
+    return [take(batch, torch.cat([nobody, *dealt[place::number]])) for place in range(number)]
 
 
 def row_gradients(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
@@ -131,7 +142,7 @@ def _losses(model: nn.Module, batch: Batch, clipping: Clipping) -> Tensor:
 
 def _booked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int, total: Gradients) -> Iterator[int]:
     """Add clipped sums of parts in which every subject is whole, and of each subject that is larger than a part."""
-    for whose in _whole_subjects(batch.subjects, rows):
+    for whose in whole_subjects(batch.subjects, rows):
         parts = list(parts_of(take(batch, whose), rows))
         norm = clipping.clip_norm if len(parts) == 1 else float("inf")
         sums = [
@@ -147,7 +158,7 @@ def _booked_sums(model: nn.Module, batch: Batch, clipping: Clipping, rows: int, 
         yield sums[0].num_nonfinite if len(parts) == 1 else _add_clipped_mean(sums, parts, clipping.clip_norm, total)
 
 
-def _whole_subjects(subjects: Tensor, rows: int) -> Iterator[Tensor]:
+def whole_subjects(subjects: Tensor, rows: int) -> Iterator[Tensor]:
     """Give the rows of as many subjects as fit into a part together, or of one that does not fit into any."""
     order, start, filled = torch.argsort(subjects, stable=True), 0, 0
     for count in torch.unique(subjects, return_counts=True)[1].tolist():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from client.dp import clipped_sum, per_row_gradients
-from client.train import LocalTraining, clipping_of, draw_sample, labelled_rows
+from client.train import LocalTraining, adding_up, draw_sample, labelled_rows
 from common.blocks import blocks_of
 from common.data.batch import Batch
 from common.privacy.lattice import share_std
@@ -61,9 +60,8 @@ def to_lattice(sums: np.ndarray, *, step: float, largest: int) -> np.ndarray:
 
 def _clipped_sums(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:
     """By block, float64 [parameter], the sum of clipped gradients: not yet noised."""
-    with per_row_gradients(model):
-        sample = draw_sample(labelled_rows(batch, training), training, noise, step=0)
-        gradients = clipped_sum(model, sample, clipping_of(training)).gradients
+    with adding_up(model, training) as add_up:
+        gradients = add_up(draw_sample(labelled_rows(batch, training), training, noise, step=0))
     return {
         block: np.concatenate([gradients[name].numpy().ravel() for name in names])
         for block, names in blocks_of(model).items()

@@ -23,16 +23,18 @@ from common.data.records import file_names, with_companions
 from common.data.schema import FolderSpec
 
 SITES_VARIABLE = "FEDMOSAIC_SITES"
+_MOST_PROCESSES = 64
 RUN_NAME = re.compile(r"[a-z0-9_-]{1,100}")  # lower case only: some file systems fold it
 
 
 @dataclass(frozen=True)
 class Site:
-    """One institution on this machine: its data folder and its state folder."""
+    """One institution on this machine: its data folder, its state folder, and how many processes train."""
 
     name: str
     folder: Path
     state: Path
+    processes: int = 1
 
     @property
     def identity_path(self) -> Path:
@@ -174,11 +176,12 @@ def _stamp(paths: Iterable[Path]) -> bytes:
 def site_of(node_config: Mapping[str, object]) -> Site:
     """Find this node's institution in the node's own configuration, never in the run's.
 
-    A deployed node names `site-name`, `site-folder` and `site-state`. A simulated node of Flower's runtime has only
+    A deployed node names `site-name`, `site-folder`, `site-state` and, where it has several, how many `site-processes`
+    share a training step out. A simulated node of Flower's runtime has only
     its partition number, and looks it up in the file that the environment variable FEDMOSAIC_SITES names.
 
     Raises:
-        ValueError: the node's configuration names no institution.
+        ValueError: the node's configuration names no institution, or no number of processes.
     """
     if "site-state" in node_config:
         entry: Mapping[str, object] = {key.removeprefix("site-"): value for key, value in node_config.items()}
@@ -186,4 +189,7 @@ def site_of(node_config: Mapping[str, object]) -> Site:
         entry = json.loads(Path(os.environ[SITES_VARIABLE]).read_text())[int(str(node_config["partition-id"]))]
     else:
         raise ValueError("this node's configuration names no site: it needs site-name, site-folder and site-state")
-    return Site(name=str(entry["name"]), folder=Path(str(entry["folder"])), state=Path(str(entry["state"])))
+    processes = entry.get("processes", 1)
+    if not isinstance(processes, int) or not 1 <= processes <= _MOST_PROCESSES:
+        raise ValueError(f"site-processes must be a number from 1 to {_MOST_PROCESSES}, got {processes!r}")
+    return Site(str(entry["name"]), Path(str(entry["folder"])), Path(str(entry["state"])), processes)

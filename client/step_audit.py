@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from client.augment import NOTHING_ALTERED
-from client.dp import per_row_gradients
 from client.hiding import NOTHING_HIDDEN
 from client.shared_noise import shared_step
-from client.train import LocalTraining, labelled_rows, noisy_step
+from client.train import LocalTraining, labelled_rows, noisy_step, one_process
 from common.blocks import blocks_of
 from common.data.batch import Batch, take
 from common.data.schema import Schema
@@ -53,10 +52,10 @@ def own_step(model: nn.Module, training: LocalTraining, *, honest: int) -> Itera
 
         yield shared
         return
-    with per_row_gradients(model):
+    with one_process(model, training) as add_up:
 
         def own(batch: Batch, noise: NoiseSource, number: int) -> Tensor:
-            found = noisy_step(model, labelled_rows(batch, training), training, noise, number)
+            found = noisy_step(add_up, labelled_rows(batch, training), training, noise, number)
             names = (name for block in blocks_of(model).values() for name in block)
             return torch.cat([found[name].ravel() for name in names]) * plan.divisor
 

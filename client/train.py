@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from client.augment import NOTHING_ALTERED, Altering, Uniforms, alter
-from client.dp import Clipping, Engine, clipped_sum, per_row_gradients
+from client.dp import (
+    FEWEST_ROWS,
+    MOST_ROWS,
+    Clipping,
+    Engine,
+    clipped_sum,
+    part_rows,
+    per_row_gradients,
+    shares_of,
+    whole_subjects,
+)
 from client.hiding import NOTHING_HIDDEN, Hiding, conceal, hiding_of
+from client.team import Sums, side_by_side
 from common.blocks import blocks_of, flatten
 from common.config import Config
 from common.data.batch import Batch, take
@@ -34,12 +47,13 @@ class LocalTraining:
         steps: steps of the round; under a plan, the plan's `steps_per_round`.
         batch_subjects: subjects of a step where there is no plan.
         seed, site, round: name the experiment's random stream of this round.
-        rows: rows that go through the model together under a plan; 0: as many as fit.
+        rows: rows that go through the model together; 0: as many as fit. A larger step is computed in several parts.
         engine: what computes per-subject gradients under a plan.
         plan: sampling, clipping, noise and divisor of every step; None: no privacy.
         parts: the objective's, with the weights of this round.
         hiding: what else than whole modalities a step hides.
         altering: how a step alters records before that.
+        processes: of the site, that share the subjects of a step out.
     """
 
     task: str
@@ -59,6 +73,7 @@ class LocalTraining:
     parts: tuple[Part, ...] = TASK_ONLY
     hiding: Hiding = NOTHING_HIDDEN
     altering: Altering = NOTHING_ALTERED
+    processes: int = 1
 
 
 def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:
@@ -86,14 +101,41 @@ def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: 
     blocks = tuple(blocks_of(model))
     before = flatten(model, blocks)
     labelled = labelled_rows(batch, training)
-    if plan is None:
-        model.train()
-        _descend(model, training, _plain_gradients(model, labelled, training))
-    else:
-        with per_row_gradients(model):
-            _descend(model, training, _noisy_gradients(model, labelled, training, noise))
+    with adding_up(model, training) as add_up:
+        if plan is None:
+            _descend(model, training, _plain_gradients(add_up, labelled, training))
+        else:
+            _descend(model, training, _noisy_gradients(add_up, labelled, training, noise))
     after = flatten(model, blocks)
     return {block: after[block].astype(np.float64) - before[block] for block in blocks}
+
+
+@contextmanager
+def adding_up(model: nn.Module, training: LocalTraining) -> Iterator[Sums]:
+    """Open what adds up a step's subjects: their clipped gradients under a plan, else the gradients of their losses.
+
+    Guarantees:
+        as one: several processes give what one gives, up to the rounding of a sum in another order.
+    """
+    if training.processes == 1 or any(not part.per_example for part in training.parts):
+        with one_process(model, training) as add_up:
+            yield add_up
+        return
+    size = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    shared = replace(training, rows=training.rows or part_rows(size, most=FEWEST_ROWS), processes=1)
+    with side_by_side(model, partial(one_process, training=shared), training.processes) as add_up_shares:
+        yield lambda sample: add_up_shares(shares_of(sample, shared.rows, training.processes))
+
+
+@contextmanager
+def one_process(model: nn.Module, training: LocalTraining) -> Iterator[Sums]:
+    """As `adding_up`, in this process alone."""
+    if training.plan is None:
+        model.train()
+        yield lambda sample: _plain_sum(model, sample, training)
+        return
+    with per_row_gradients(model):
+        yield lambda sample: clipped_sum(model, sample, clipping_of(training)).gradients
 
 
 def labelled_rows(batch: Batch, training: LocalTraining) -> Batch:
@@ -141,16 +183,14 @@ def training_of(
 
 
 def _noisy_gradients(
-    model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource
+    add_up: Sums, batch: Batch, training: LocalTraining, noise: NoiseSource
 ) -> Iterator[dict[str, Tensor]]:
     """One noisy mean gradient a step; the model's weights at the time of asking."""
-    return (noisy_step(model, batch, training, noise, step) for step in range(training.steps))
+    return (noisy_step(add_up, batch, training, noise, step) for step in range(training.steps))
 
 
-def noisy_step(
-    model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource, step: int
-) -> dict[str, Tensor]:
-    """One private step's gradient, inside `per_row_gradients`: draw subjects, clip, add up, noise, divide.
+def noisy_step(add_up: Sums, batch: Batch, training: LocalTraining, noise: NoiseSource, step: int) -> dict[str, Tensor]:
+    """One private step's gradient, inside `adding_up`: draw subjects, clip, add up, noise once, divide.
 
     Guarantees:
         one step: a round's `noise` and the number of the step name its draws; the same two draw the same again.
@@ -158,8 +198,7 @@ def noisy_step(
     if training.plan is None:
         raise ValueError("noisy gradients need a plan")
     sample = draw_sample(batch, training, noise, step)
-    total = clipped_sum(model, sample, clipping_of(training)).gradients
-    return add_noise(total, noise, f"step/{step}", training.plan)
+    return add_noise(add_up(sample), noise, f"step/{step}", training.plan)
 
 
 def clipping_of(training: LocalTraining) -> Clipping:
@@ -215,15 +254,14 @@ def add_noise(total: dict[str, Tensor], noise: NoiseSource, label: str, plan: Pr
     return found
 
 
-def _plain_gradients(model: nn.Module, batch: Batch, training: LocalTraining) -> Iterator[dict[str, Tensor]]:
+def _plain_gradients(add_up: Sums, batch: Batch, training: LocalTraining) -> Iterator[dict[str, Tensor]]:
     """One mean gradient a step over the next `batch_subjects` subjects, each the mean of its rows; no privacy."""
     random = numpy_generator(training.seed, "minibatches", training.site, training.round)
     subjects, subject_of_row = torch.unique(batch.subjects, return_inverse=True)
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     waiting = np.zeros(0, dtype=np.int64)
     for _ in range(training.steps):
         if not len(subjects):
-            yield {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+            yield add_up(batch)  # nothing at all
             continue
         if not len(waiting):
             waiting = random.permutation(len(subjects))
@@ -232,14 +270,20 @@ def _plain_gradients(model: nn.Module, batch: Batch, training: LocalTraining) ->
         waiting = waiting[training.batch_subjects :]
         sample = take(batch, torch.from_numpy(drawn)[subject_of_row])
         uniforms: Uniforms = lambda _label, size: random.random(size)  # noqa: E731
-        loss = _mean_loss(model, _as_shown(sample, training, uniforms), training)
-        found = torch.autograd.grad(loss, list(parameters.values()))
-        yield dict(zip(parameters, found, strict=True))
+        sample = _as_shown(sample, training, uniforms)
+        yield {name: part / int(drawn.sum()) for name, part in add_up(sample).items()}
 
 
-def _mean_loss(model: nn.Module, sample: Batch, training: LocalTraining) -> Tensor:
-    """The mean over subjects of the mean over their rows."""
-    weight, parts = training.auxiliary_weight, training.parts
-    losses = row_losses(model, sample, task=training.task, auxiliary_weight=weight, parts=parts)
-    _, place, counts = torch.unique(sample.subjects, return_inverse=True, return_counts=True)
-    return torch.sum(losses / counts[place]) / len(counts)
+def _plain_sum(model: nn.Module, sample: Batch, training: LocalTraining) -> dict[str, Tensor]:
+    """Add up the gradients of the subjects' losses, each the mean over its rows; in parts, unless rows are compared."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    compared = any(not part.per_example for part in training.parts)
+    for whose in whole_subjects(sample.subjects, len(sample) if compared else training.rows or MOST_ROWS):
+        some, asked = take(sample, whose), (training.auxiliary_weight, training.parts)
+        losses = row_losses(model, some, task=training.task, auxiliary_weight=asked[0], parts=asked[1])
+        _, place, counts = torch.unique(some.subjects, return_inverse=True, return_counts=True)
+        found = torch.autograd.grad(torch.sum(losses / counts[place]), list(parameters.values()))
+        for part, gradient in zip(total.values(), found, strict=True):
+            part.add_(gradient)
+    return total

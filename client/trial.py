@@ -97,6 +97,16 @@ def trial_of(config: Config, training: LocalTraining, honest: int) -> Trial:
     return Trial(synthetic_model(config, spread=_SPREAD), rows, calm, plan, honest)
 
 
+def check_parts(trial: Trial, rows: int) -> None:
+    """Parts of the run's own size give the sum that small ones give."""
+    clip_norm = trial.plan.clip_norm
+    if rows == trial.training.rows:
+        return
+    own = replace(trial, training=replace(trial.training, rows=rows)).contribution(trial.rows, clip_norm=clip_norm)
+    if not float((own - trial.contribution(trial.rows, clip_norm=clip_norm)).norm()) <= trial.tolerance:
+        raise Broken(f"parts of {rows} rows give another sum than parts of {trial.training.rows}")
+
+
 def check_gradients(trial: Trial) -> float:
     """Hold a step's sum against one subject at a time in double precision, clipped one by one.
 
@@ -121,22 +131,24 @@ def check_gradients(trial: Trial) -> float:
 
 
 def one_at_a_time(trial: Trial, number: torch.dtype) -> Tensor:
-    """Give the reference: each subject's gradient alone, of its rows' mean loss, by autograd: [subject, coordinate]."""
+    """The reference: the mean of each subject's rows' gradients, one by one, by autograd: [subject, coordinate]."""
     model, asked, task = copy.deepcopy(trial.model).to(number).train(), trial.training, trial.training.task
     parameters = dict(model.named_parameters())
     wanted = [parameters[name] for block in blocks_of(model).values() for name in block]
-    found = []
-    for subject in torch.unique(trial.rows.subjects):
-        own = take(trial.rows, trial.rows.subjects == subject)
+    subjects = torch.unique(trial.rows.subjects)
+    found = torch.zeros(len(subjects), sum(part.numel() for part in wanted), dtype=torch.float64)
+    for row, subject in enumerate(trial.rows.subjects):
+        own = take(trial.rows, torch.tensor([row]))
         exact = [
             {key: one.to(number) if one.is_floating_point() else one for key, one in part.items()}
             for part in (own.values, own.seconds, own.encoded)
         ]
         own = replace(own, values=exact[0], seconds=exact[1], encoded=exact[2])
         loss = row_losses(model, own, task=task, auxiliary_weight=asked.auxiliary_weight, parts=asked.parts)
-        parts = torch.autograd.grad(loss.mean(), wanted, allow_unused=True, materialize_grads=True)
-        found.append(torch.cat([part.double().ravel() for part in parts]))
-    return torch.stack(found)
+        parts = torch.autograd.grad(loss.sum(), wanted, allow_unused=True, materialize_grads=True)
+        share = 1 / int((trial.rows.subjects == subject).sum())
+        found[torch.searchsorted(subjects, subject)].add_(torch.cat([part.double().ravel() for part in parts]) * share)
+    return found
 
 
 def check_bounded(trial: Trial) -> None:

@@ -221,6 +221,7 @@ class EngineConfig(Section):
         description="inprocess: our Grid; flower: Flower's simulation runtime."
     )
     workers: int = Field(0, ge=0, le=64, description="Worker processes (inprocess); 0 runs the sites in this process.")
+    processes_per_site: int = Field(1, ge=1, le=64, description="Processes that share a simulated site's steps out.")
 
 
 class AuditConfig(Section):

@@ -113,7 +113,8 @@ class InProcessGrid(Grid):
 
 def node_config(site: Site) -> NodeConfig:
     """What a deployed node of this site would find in its own configuration."""
-    return {"site-name": site.name, "site-folder": str(site.folder), "site-state": str(site.state)}
+    places = {"site-name": site.name, "site-folder": str(site.folder), "site-state": str(site.state)}
+    return {**places, "site-processes": site.processes}
 
 
 def drops_of(scenario: Iterable[str]) -> frozenset[tuple[str, str]]:

@@ -79,7 +79,7 @@ def prepare(config: Config, run_folder: Path, server_folder: Path) -> Federation
     described = describe(config, specs, where=f"the site folders in {folders[0].parent}")
     root = Path(config.site.state) if config.site.state else run_folder / "sites"
     sites = tuple(
-        Site(name=spec.name, folder=folder.resolve(), state=(root / spec.name).resolve())
+        Site(spec.name, folder.resolve(), (root / spec.name).resolve(), config.engine.processes_per_site)
         for spec, folder in zip(specs, folders, strict=True)
         if spec.name in described.names
     )
@@ -106,13 +106,17 @@ def _bodies(path: Path) -> list[bytes]:
 def read_sites(path: Path) -> tuple[Site, ...]:
     """Read the file that a Flower node looks its institution up in."""
     return tuple(
-        Site(entry["name"], Path(entry["folder"]), Path(entry["state"])) for entry in json.loads(path.read_text())
+        Site(entry["name"], Path(entry["folder"]), Path(entry["state"]), entry.get("processes", 1))
+        for entry in json.loads(path.read_text())
     )
 
 
 def write_sites(sites: tuple[Site, ...], path: Path) -> None:
     """Write the file that a Flower node looks its institution up in."""
-    entries = [{"name": site.name, "folder": str(site.folder), "state": str(site.state)} for site in sites]
+    entries = [
+        {"name": site.name, "folder": str(site.folder), "state": str(site.state), "processes": site.processes}
+        for site in sites
+    ]
     path.write_text(json.dumps(entries, indent=1))
 
 

@@ -115,7 +115,7 @@ class Bench:
             load(model, weights)
             name = work.agreement.config.objective.task
             task, known = work.schema.tasks[name], is_labelled(batch.labels[name])
-            said = answers(model, batch if keep is None else hide(batch, keep), task.kind)
+            said = answers(model, batch if keep is None else hide(batch, keep), task.kind, rows=work.rows_at_once())
             found[work.site.name] = Measured(task, batch.labels[name][known].numpy(), said[known.numpy()])
         return found
 
@@ -133,7 +133,9 @@ class Bench:
         for work, batch in zip(self.works, self.batches, strict=True):
             model = work.model()
             load(model, weights)
-            found[work.site.name] = ranks_of(model, batch, work.agreement.config.objective.parts)
+            found[work.site.name] = ranks_of(
+                model, batch, work.agreement.config.objective.parts, rows=work.rows_at_once()
+            )
         return found
 
     def texts(self, weights: Arrays, keep: tuple[str, ...] | None = None) -> dict[str, Texts]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.data.batch import Batch, hide
+from common.data.batch import Batch, hide, parts_of
 from common.models.outputs import Outputs, Paired
 from common.models.transformer import TransformerModel
 from common.objectives import Anchor, InBatch, Part, read_modalities, told
@@ -46,44 +46,52 @@ class Ranks:
         return found
 
 
-def ranks_of(model: nn.Module, batch: Batch, parts: tuple[Part, ...]) -> Ranks:
-    """Rank a site's records, in every direction that a part of the objective has learnt.
+def ranks_of(model: nn.Module, batch: Batch, parts: tuple[Part, ...], *, rows: int) -> Ranks:
+    """Rank a site's records, in every direction that a part of the objective has learnt; `rows` of them at a time.
 
     What a part compares itself is ranked by what it compares; captions bring all modalities together that are read.
     """
     if not len(batch):
         return Ranks({}, {})
-    places = _through_words(model, batch, parts) if told(parts) else {}
+    places = _through_words(model, batch, parts, rows) if told(parts) else {}
     if any(isinstance(part, Anchor | InBatch) for part in parts):
-        places |= _brought_together(model, batch, parts)
+        places |= _brought_together(model, batch, parts, rows)
     return Ranks(places, {name: [len(found)] for name, found in places.items() if len(found)})
 
 
-def _brought_together(model: nn.Module, batch: Batch, parts: tuple[Part, ...]) -> dict[str, np.ndarray]:
+def _brought_together(model: nn.Module, batch: Batch, parts: tuple[Part, ...], rows: int) -> dict[str, np.ndarray]:
     """In every direction that a part compares."""
     places: dict[str, np.ndarray] = {}
     model.train()  # only then does a model say what its parts look at; no layer of ours answers otherwise
     with torch.no_grad():
-        outputs: Outputs = model(batch)
+        said: list[Outputs] = [model(some) for some in parts_of(batch, rows)]
     model.eval()
-    for part, heard in zip(parts, outputs.parts, strict=True):
-        if isinstance(part, Anchor | InBatch) and isinstance(heard, tuple):
-            for (one, other), pair in zip(part.pairs, heard, strict=True):
+    for number, part in enumerate(parts):
+        heard = [outputs.parts[number] for outputs in said]
+        if isinstance(part, Anchor | InBatch) and isinstance(heard[0], tuple):
+            for place, (one, other) in enumerate(part.pairs):
+                pair = _joined([some[place] for some in heard if isinstance(some, tuple)])
                 places[f"{one}>{other}"], places[f"{other}>{one}"] = _places(pair)
     return places
 
 
-def _through_words(model: nn.Module, batch: Batch, parts: tuple[Part, ...]) -> dict[str, np.ndarray]:
+def _through_words(model: nn.Module, batch: Batch, parts: tuple[Part, ...], rows: int) -> dict[str, np.ndarray]:
     """Between any two modalities: what the model makes of either alone, from which it tells the same text."""
     reader = cast("TransformerModel", model.eval())
     names = read_modalities(parts, batch.values)
     with torch.no_grad():
-        alone = {name: functional.normalize(reader.see(hide(batch, (name,))).fused, dim=1) for name in names}
+        seen = {name: [reader.see(part).fused for part in parts_of(hide(batch, (name,)), rows)] for name in names}
+    alone = {name: functional.normalize(torch.cat(some)[: len(batch)], dim=1) for name, some in seen.items()}
     places: dict[str, np.ndarray] = {}
     for one, other in combinations(names, 2):
         both = batch.mask[one].any(dim=1) & batch.mask[other].any(dim=1)
         places[f"{one}>{other}"], places[f"{other}>{one}"] = _places(Paired(alone[one], alone[other], both))
     return places
+
+
+def _joined(pairs: list[Paired]) -> Paired:
+    """The sides of all parts; rows that only fill the last one have neither."""
+    return Paired(*(torch.cat([getattr(pair, side) for pair in pairs]) for side in ("query", "target", "both")))
 
 
 def together(each: Iterable[Ranks]) -> Ranks:

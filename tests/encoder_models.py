@@ -36,7 +36,10 @@ def spec_of(plain: dict[str, object]) -> ModalitySpec:
 
 # No size is a multiple of what divides it, so that every encoder's last token is a part of one.
 ENCODER_CASES: dict[str, tuple[ModalitySpec, EncoderOptions]] = {
-    "linear": (spec_of({"kind": "tabular", "columns": ["crp", "ldh"]}), LinearOptions()),
+    "linear": (
+        spec_of({"kind": "tabular", "columns": ["crp", "ldh"], "bounds": {"crp": [-5, 5], "ldh": [-5, 5]}}),
+        LinearOptions(),
+    ),
     "bytes": (
         spec_of({"kind": "text", "column": "note", "max_tokens": 10}),
         BytesOptions(width=8, layers=1, heads=2, feedforward=12, patch=4),

@@ -21,8 +21,13 @@ TASK = "sick"
 SCHEMA = Schema.model_validate(
     {
         "modalities": {
-            "ecg": {"kind": "tabular", "columns": ["rate", "qt"]},
-            "labs": {"kind": "tabular", "columns": ["crp", "ldh"], "categorical": {"blood": ["a", "b", "o"]}},
+            "ecg": {"kind": "tabular", "columns": ["rate", "qt"], "bounds": {"rate": [-5, 5], "qt": [-5, 5]}},
+            "labs": {
+                "kind": "tabular",
+                "columns": ["crp", "ldh"],
+                "categorical": {"blood": ["a", "b", "o"]},
+                "bounds": {"crp": [-5, 5], "ldh": [-5, 5]},
+            },
             "note": {"kind": "tabular", "categorical": {"word": ["yes", "no"]}},
         },
         "tasks": {

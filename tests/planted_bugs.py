@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from client import dp, shared_noise, train, trial
 from client.augment import Altering, Uniforms
 from client.augment import alter as _alter
-from client.dp import Clipping
+from client.dp import FEWEST_ROWS, Clipping
 from client.dp import clipped_sum as _sum
 from client.hiding import Hiding
 from client.hiding import conceal as _conceal
@@ -103,6 +103,10 @@ def _fragile(model: nn.Module, batch: Batch, clipping: Clipping) -> Gradients:
     return _scaled(_sum(model, batch, clipping).gradients, 1.0 if whole else math.nan)
 
 
+def _wrong_where_large(model: nn.Module, batch: Batch, clipping: Clipping) -> Gradients:
+    return _scaled(_sum(model, batch, clipping).gradients, 1.01 if clipping.rows > FEWEST_ROWS else 1.0)
+
+
 def _unequal(parts: Gradients, noise: NoiseSource, label: str, plan: PrivacyPlan) -> Gradients:
     first, *_ = parts
     return {**_noise(dict(parts), noise, label, plan), first: parts[first].clone() / plan.divisor}
@@ -170,6 +174,7 @@ UNDER_SAMPLING = {
     "the same subjects in every step": _drawing(lambda batch, training, noise, _: _draw(batch, training, noise, 0)),
 }
 BROKEN_SET_UPS = {
+    "gradients a hundredth too long in parts of the run's own size": _clipping(_wrong_where_large),
     "gradients a thousandth too long": Bug(((engine, "part_sum", _longer),)),
     "one parameter without noise": _noising(_unequal),
     "0.8 times the noise": _noising(lambda sums, noise, label, plan: _noise(sums, noise, label, _quieter(plan, 0.8))),
@@ -188,9 +193,7 @@ WITH_PARTS = {
 }
 SHARED = {
     "half the share of noise": Bug(((shared_noise, "share_std", lambda *given: _share_std(*given) / 2),)),
-    "sqrt(2) times the sensitivity, shared": Bug(
-        ((shared_noise, "clipped_sum", lambda *given: ClippedSum(_further(*given), 0)),)
-    ),
+    "sqrt(2) times the sensitivity, shared": _clipping(_further),
 }
 
 

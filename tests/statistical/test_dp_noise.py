@@ -141,3 +141,22 @@ def test_samples_of_a_fixed_size_fail() -> None:
 
 def test_a_rate_of_one_draws_everybody() -> None:
     assert bool(poisson_draw(os_noise("here", "run", 0, "training"), "draw", 10_000, rate=1.0).all())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_round_is_noised_once_by_however_many_processes(processes: int) -> None:
+    steps, nobody = 8, take(ragged_batch((1,)), torch.zeros(0, dtype=torch.int64))
+    plan = replace(_plan(), steps_per_round=steps)
+
+    def noise_of(number: int, processes: int) -> np.ndarray:
+        training = replace(_training(plan), processes=processes)
+        update = train_round(model_of(Recipe()), nobody, training, _source(number))
+        return np.concatenate(list(update.values())) / LEARNING_RATE * DIVISOR
+
+    std, found = CLIP_NORM * NOISE_MULTIPLIER * steps**0.5, noise_of(0, processes)
+    assert _std_is(found, std)
+    # Negative controls: every process adds noise of its own, or, forked, all of them the same.
+    others = [noise_of(number, 1) for number in range(1, 2 + processes)]
+    assert not _std_is(found + sum(others[:processes]), std)
+    assert not _std_is((1 + processes) * found, std)

@@ -46,13 +46,13 @@ def test_figures_say_the_galleries_size_and_every_site_has_its_own() -> None:
 def test_every_learnt_direction_is_ranked_and_a_lone_task_has_none(part: object) -> None:
     recipe = Recipe(parts=(part,), frozen=("encoder/ecg",))  # type: ignore[arg-type]
     batch = ragged_batch((1,) * 9)
-    found = ranks_of(model_of(recipe), batch, recipe.all_parts)
+    found = ranks_of(model_of(recipe), batch, recipe.all_parts, rows=7)
     pairs = recipe.parts[0].pairs  # type: ignore[union-attr]
     assert set(found.places) == {f"{a}>{b}" for one in pairs for a, b in (one, one[::-1])}
     for name, places in found.places.items():
         a, b = name.split(">")
         assert len(places) == int((batch.mask[a].any(dim=1) & batch.mask[b].any(dim=1)).sum())
-    assert ranks_of(model_of(Recipe()), batch, Recipe().all_parts).figures == {}
+    assert ranks_of(model_of(Recipe()), batch, Recipe().all_parts, rows=7).figures == {}
 
 
 def test_captions_are_ranked_by_what_they_make_of_each_modality_alone() -> None:
@@ -60,12 +60,12 @@ def test_captions_are_ranked_by_what_they_make_of_each_modality_alone() -> None:
     random = torch.Generator().manual_seed(0)
     batch.values["labs"].copy_(torch.randn(batch.values["labs"].shape, generator=random))
     batch.values["ward"].copy_(torch.randn(batch.values["ward"].shape, generator=random))
-    found = ranks_of(captioned(seed=0, moved=0.3), batch, parts)
+    found = ranks_of(captioned(seed=0, moved=0.3), batch, parts, rows=64)
     assert set(found.places) == {"labs>ward", "ward>labs"}, "the note is told, and has no side"
     assert found.galleries["labs>ward"] == [30]
     assert 3 < np.median(found.places["labs>ward"]) < 28, "nothing was learnt, and nothing goes together"
     other = replace(batch, values=batch.values | {"ward": batch.values["ward"].flip(0)})
-    again = ranks_of(captioned(seed=0, moved=0.3), other, parts)
+    again = ranks_of(captioned(seed=0, moved=0.3), other, parts, rows=64)
     assert not np.array_equal(again.places["labs>ward"], found.places["labs>ward"])
 
 
@@ -89,9 +89,9 @@ def test_an_anchor_learns_to_find_partners_where_there_is_something_to_find(
     model, learnt, held_out = build_model(config_of(recipe), SCHEMA, seed=0), twins(1000, 1), twins(50, 2)
     if not related:
         learnt = replace(learnt, values=learnt.values | {"ecg": learnt.values["ecg"].roll(1, dims=0)})
-    assert ranks_of(model, held_out, recipe.all_parts).figures["recall@5/labs>ecg"] < 0.25
+    assert ranks_of(model, held_out, recipe.all_parts, rows=64).figures["recall@5/labs>ecg"] < 0.25
     training = LocalTraining(TASK, 0.3, 0.0, 0.5, 0.0, 0.0, 150, 128, 0, "here", 1, None, parts=recipe.all_parts)
     train_round(model, learnt, training, noise_of_test(0, "here", 1, "training"))
-    found = ranks_of(model, held_out, recipe.all_parts).figures
+    found = ranks_of(model, held_out, recipe.all_parts, rows=64).figures
     assert found["gallery/labs>ecg"] == 50
     assert least <= found["recall@5/labs>ecg"] <= most
