@@ -22,8 +22,10 @@ from client.policy import Refused
 from client.stages import alone
 from client.step_audit import num_canaries, observe, plan_of
 from client.train import LocalTraining, training_of
+from common.blocks import standing_still
 from common.compose import validate
 from common.config import Config
+from common.curriculum import first_rounds
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.plan import PrivacyPlan
 from common.privacy.step_audit import ALARM, CONFIDENCE, StepCertificate, largest_bound, mu_lower_bound
@@ -36,7 +38,7 @@ CERTIFICATE = "certificate.json"
 _PACKAGES = ("torch", "opacus", "numpy", "scipy", "cryptography", "dp-accounting")
 _OPTIONAL = ("torchaudio", "torchvision", "transformers", "tokenizers", "peft", "efficientnet-lite-pytorch")
 _SEES = (
-    "the model's own step against one subject at a time in double precision, and the bound on what one subject moves",
+    "the model's own step, in each stage, against one subject at a time in double precision; what one subject moves",
     "the noise of every parameter, and of one step beside the next; who is drawn; the divisor; saved and loaded blocks",
     "that what a step hides of a record is drawn from the secret stream that its noise comes from",
     "on a small model of two modalities: a sensitivity, a noise or a weight beyond what is charged",
@@ -113,21 +115,32 @@ def software() -> dict[str, str]:
 @lru_cache(maxsize=32)
 def _tried(config_json: str, plan_json: str, honest: int) -> StepCertificate:
     config, plan = validate(config_json), PrivacyPlan.from_json(plan_json)
-    training = training_of(config, plan, rows=rows_at_once(config_json))
-    if (training.steps, training.plan) != (plan.steps_per_round, plan):
-        raise trial.Broken("a round takes another plan, or another number of steps, than was agreed to")
-    tried = trial.trial_of(config, training, honest)
+    rows, found = rows_at_once(config_json), []
+    for first in first_rounds(config.stages):
+        training = training_of(config, plan, round=first, rows=rows)
+        if (training.steps, training.plan) != (plan.steps_per_round, plan):
+            raise trial.Broken("a round takes another plan, or another number of steps, than was agreed to")
+        tried = trial.trial_of(config, training, honest)
+        with standing_still(tried.model, training.blocks):
+            found.append(_try_stage(tried, training))
+    trial.check_saved(config, tried.model)
+    errors, ratios, draws = zip(*found, strict=True)
+    noise = max(ratios, key=lambda ratio: abs(ratio - 1)), sum(draws)
+    return _certificate(config, training, max(errors), noise)
+
+
+def _try_stage(tried: trial.Trial, training: LocalTraining) -> tuple[float, float, int]:
+    """Try the step of one stage: how far gradients are off, the noise measured / planned, and over how many draws."""
     gradient_error = trial.check_gradients(tried)
     trial.check_bounded(tried)
     trial.check_not_finite(tried)
     noise = trial.check_noise(tried)
     trial.check_sampling(tried, training)
     check_hiding(tried, training)
-    if plan.lattice is None:  # otherwise a site takes no step itself: it sends its part of one
+    if tried.plan.lattice is None:  # otherwise a site takes no step itself: it sends its part of one
         trial.check_round(tried)
         trial.check_moves(tried, training)
-    trial.check_saved(config, tried.model)
-    return _certificate(config, training, gradient_error, noise)
+    return gradient_error, *noise
 
 
 def _certificate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import TypeGuard, get_origin
@@ -13,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from common.augmentation import Augmentation
 from common.config import Config
+from common.curriculum import with_rounds
 from common.data.modalities import SignalSpec
 from common.data.schema import Schema
 from common.models.backbones.files import refuse_other_bytes
@@ -45,7 +47,7 @@ def compose(overrides: Sequence[str]) -> Config:
             plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
-    return validate(json.dumps(plain))
+    return validate(json.dumps(with_rounds(plain)))
 
 
 def validate(text: str) -> Config:
@@ -60,14 +62,17 @@ def validate(text: str) -> Config:
     except ValidationError as error:
         raise ConfigError(_sentence(error)) from error
     if config.federation.personal and config.data_schema is not None:
-        _check_personal(config, config.data_schema)
+        _check_personal(config)
     if config.model.encoders and config.data_schema is not None:
         _check_encoders(config.model.encoders, config.data_schema)
     if config.model.frozen and config.data_schema is not None:
         _check_frozen(config.model.frozen, tuple(config.data_schema.modalities))
     if config.data_schema is not None:
         _check_parts(config.objective.parts, config.data_schema)
-        _check_augment(config, config.objective.augment, config.data_schema)
+        for augment in (config.objective.augment, *(stage.augment for stage in config.stages)):
+            _check_augment(config, augment or config.objective.augment, config.data_schema)
+    if config.stages and config.data_schema is not None:
+        _check_stages(config, config.data_schema)
     _check_networks(config.objective.parts, config.model.encoders)
     return config
 
@@ -119,15 +124,44 @@ def _check_augment(config: Config, augment: Augmentation, schema: Schema) -> Non
             raise ConfigError(f"augment alters {name}, and its encoder, not trained, reads a record once, as it is")
 
 
-def _check_personal(config: Config, schema: Schema) -> None:
-    """Whoever means to keep a block at the site, and misspells it, would share it."""
-    from common.blocks import blocks_of, is_personal  # noqa: PLC0415
+@lru_cache(maxsize=8)
+def _blocks_of(config: str) -> tuple[str, ...]:
+    """The blocks of a run's model; a site reads the same configuration again with every request."""
+    from common.blocks import blocks_of  # noqa: PLC0415
     from common.models.model import build_model  # noqa: PLC0415  (torch: only where blocks are named)
+    from common.releases import schema_of  # noqa: PLC0415
 
-    blocks = tuple(blocks_of(build_model(config, schema, seed=config.seed)))
+    parsed = Config.model_validate_json(config)
+    return tuple(blocks_of(build_model(parsed, schema_of(parsed), seed=parsed.seed)))
+
+
+def _check_personal(config: Config) -> None:
+    """Whoever means to keep a block at the site, and misspells it, would share it."""
+    from common.blocks import is_personal  # noqa: PLC0415  (numpy: only where blocks are named)
+
+    blocks = _blocks_of(config.model_dump_json())
     for entry in config.federation.personal:
         if not any(is_personal(block, (entry,)) for block in blocks):
             raise ConfigError(f"federation.personal: the blocks are {', '.join(blocks)}, got {entry!r}")
+
+
+def _check_stages(config: Config, schema: Schema) -> None:
+    """Whoever misspells a block would leave it as it is; and every site must have something to send in every stage."""
+    from common.blocks import is_named, is_personal, modality_of  # noqa: PLC0415  (numpy: only where blocks are named)
+
+    blocks = _blocks_of(config.model_dump_json())
+    everybodys = [b for b in blocks if modality_of(b) is None and not is_personal(b, config.federation.personal)]
+    for stage in config.stages:
+        for entry in stage.blocks:
+            if not any(is_named(block, (entry,)) for block in blocks):
+                raise ConfigError(f"stage {stage.name}: the blocks are {', '.join(blocks)}, got {entry!r}")
+        for name in set(stage.modalities) - set(schema.modalities):
+            raise ConfigError(f"stage {stage.name}: the modalities are {', '.join(schema.modalities)}, got {name!r}")
+        if stage.blocks and not any(is_named(block, stage.blocks) for block in everybodys):
+            raise ConfigError(
+                f"stage {stage.name}: a site that lacks a modality would have nothing to send; train one of"
+                f" {', '.join(everybodys)} too"
+            )
 
 
 def _check_encoders(encoders: Mapping[str, EncoderOptions], schema: Schema) -> None:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from common.blocks import blocks_of, flatten, held_blocks, is_personal, modality_of
 from common.config import Config
+from common.curriculum import stage_in, trains
 from common.journal import Event
 from common.models.model import build_model, first_weights
 from common.privacy.events import Event as NoisyEvent
@@ -157,7 +158,8 @@ def _rounds(prepared: Prepared, bench: Bench) -> tuple[RoundRecord, ...]:
     for event in prepared.folder.journal.events("round"):
         facts, measured = event.facts, curve.get(event.round, {})
         summed = set(facts.get("blocks") or {})
-        asked = set(first_weights(prepared.config))
+        stage = stage_in(prepared.config.stages, event.round)
+        asked = {block for block in first_weights(prepared.config) if trains(stage, block)}
         found.append(
             RoundRecord(
                 number=event.round,
