@@ -44,7 +44,7 @@ def moved(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[st
     return {block for block in before if before[block].tobytes() != after[block].tobytes()}
 
 
-@pytest.fixture(scope="module", params=["open", "private", "shared"])
+@pytest.fixture(scope="module", params=["open", "private", pytest.param("shared", marks=pytest.mark.slow)])
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, ServerState]:
     settings = {"open": OPEN, "private": PRIVATE, "shared": SHARED}[request.param]
     prepared, _, state = run_toy(tmp_path_factory.mktemp(request.param), *STAGES, MOMENTUM, *settings)

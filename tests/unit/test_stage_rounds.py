@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 
 from client import self_check, trial
 from client.policy import Refused
 from client.train import training_of
 from client.trial import Trial
+from common.augmentation import Augmentation
+from common.compose import compose
 from common.curriculum import Stage, first_rounds, stage_in, trains
 from common.objectives import MaskedTokens, Part, TaskLoss
 from simulations.run import Prepared
@@ -22,6 +27,9 @@ STAGES = tuple(
 PARTS = "objective.parts=[{kind: task}, {kind: masked_tokens, modality: labs}]"
 FIRST = "{name: first, rounds: 1, blocks: [encoder/labs, head], modalities: [labs], weights: {task: 1}}"
 SECOND = "{name: second, rounds: 2, blocks: [fusion, restorer], weights: {masked_tokens/labs: 2}, augment: {gain: 0.1}}"
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "curriculum.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +90,23 @@ def test_the_self_check_tries_every_stage(staged: Prepared, monkeypatch: pytest.
     assert found.gradient_error < 1e-5
 
 
-@pytest.mark.parametrize("name", ["pieces that are a neighbour's", "alterations drawn from the public seed"])
 def test_what_is_broken_in_a_later_stage_only_is_refused_before_the_first(
-    staged: Prepared, name: str, monkeypatch: pytest.MonkeyPatch
+    staged: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    WITH_PARTS[name].plant(monkeypatch)
+    WITH_PARTS["alterations drawn from the public seed"].plant(monkeypatch)
     assert staged.plan is not None
     with pytest.raises(Refused, match="Broken"):
         self_check.self_check(staged.config, staged.plan, honest=1)
-    early = staged.config.model_copy(update={"stages": staged.config.stages[:1]})
+    early = staged.config.model_copy(update={"stages": staged.config.stages[:1], "rounds": 1})
     self_check.self_check(early, staged.plan, honest=1)
+
+
+def test_the_page_on_stages_names_every_key_and_its_example_is_a_run() -> None:
+    assert [name for kind in (Stage, Augmentation) for name in kind.model_fields if f"`{name}`" not in DOCS] == []
+    written = yaml.safe_load(DOCS.partition("```yaml")[2].partition("```")[0])
+    parts = f"objective.parts={json.dumps(written['objective']['parts'])}"
+    stages = f"stages={json.dumps(written['stages'])}"
+    asked = ("experiment=folders", "data.root=here", "rounds=null", parts.replace('"', ""), stages.replace('"', ""))
+    found = compose(asked)
+    assert found.rounds == 100
+    assert [stage.name for stage in found.stages] == ["alone", "aligned", "together"]
