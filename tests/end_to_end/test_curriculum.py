@@ -176,3 +176,12 @@ def test_rounds_are_the_stages_rounds_and_a_contradiction_is_refused() -> None:
 def test_a_stage_that_could_not_be_meant_is_refused_by_name(stage: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         prepare_toy(tmp_path, f"stages=[{stage}]", PARTS)
+
+
+def test_a_site_that_lacks_a_stages_modality_sends_what_it_holds(tmp_path: Path) -> None:
+    toy_root(tmp_path, lacking={"site-0": ("labs",)})
+    prepared, record, _ = run_toy(tmp_path, *STAGES, *OPEN)
+    sent = prepared.folder.journal.events("round")[0].facts["blocks"]
+    assert sent["head/sick"] == ["site-0", "site-1", "site-2", "site-3"]
+    assert sent["encoder/labs"] == ["site-1", "site-2", "site-3"]
+    assert [item.left_out for item in record.rounds] == [()] * 4  # what stands still was not asked for
