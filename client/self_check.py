@@ -40,7 +40,7 @@ _OPTIONAL = ("torchaudio", "torchvision", "transformers", "tokenizers", "peft", 
 _SEES = (
     "the model's own step, in each stage, against one subject at a time in double precision; what one subject moves",
     "the noise of every parameter, and of one step beside the next; who is drawn; the divisor; saved and loaded blocks",
-    "that what a step hides of a record is drawn from the secret stream that its noise comes from",
+    "that what a step hides and alters of a record is drawn from the secret stream that its noise comes from",
     "on a small model of two modalities: a sensitivity, a noise or a weight beyond what is charged",
 )
 _OWN_NOISE = "that a round is the sum of its noised steps and moves all that is trained, and nothing else"
@@ -63,7 +63,7 @@ def self_check(config: Config, plan: PrivacyPlan, *, honest: int) -> StepCertifi
 
     Guarantees:
         no record: rows and weights are synthetic.
-        closed: whatever goes wrong, the run is refused; what is right is refused with a chance below 1e-8.
+        closed: whatever goes wrong, the run is refused; what is right is refused with a chance below 1e-8 a stage.
         once: the same configuration, plan and number are tried once a process.
 
     Raises:
