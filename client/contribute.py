@@ -19,7 +19,7 @@ from client.policy import Refused, read_policy
 from client.shared_noise import shared_step
 from client.site import Site, site_data
 from client.train import LocalTraining, train_round, training_of
-from common.blocks import load
+from common.blocks import load, standing_still
 from common.data.batch import Batch, assemble
 from common.data.folder import SiteData
 from common.data.normalise import Normaliser, from_bounds, from_sums, normalisation_vector
@@ -153,11 +153,12 @@ def local_training(work: Work) -> LocalTraining:
 def _training(work: Work) -> Contribution:
     config, plan = work.agreement.config, work.agreement.plan
     batch = work.batch("train")
-    model = work.model()
-    if plan is not None and plan.lattice is not None:
-        noised = shared_step(model, batch, local_training(work), work.noise(), honest=work.honest)
-        return Contribution(counts={block: noised[block] for block in held_shared_blocks(work, tuple(noised))})
-    update = train_round(model, batch, local_training(work), work.noise())
+    model, training = work.model(), local_training(work)
+    with standing_still(model, training.blocks):
+        if plan is not None and plan.lattice is not None:
+            noised = shared_step(model, batch, training, work.noise(), honest=work.honest)
+            return Contribution(counts={block: noised[block] for block in held_shared_blocks(work, tuple(noised))})
+        update = train_round(model, batch, training, work.noise())
     held = held_shared_blocks(work, tuple(update))
     save_personal(work.site, work.task, model, config.federation.personal)
     # A site's true size is not for others: under DP every site weighs 1, and its size acts through its clipped sum.

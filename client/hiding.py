@@ -12,7 +12,7 @@ from client.augment import Uniforms
 from common.config import Config
 from common.data.batch import Batch, masked
 from common.data.pieces import num_pieces
-from common.objectives import MaskedTokens, told
+from common.objectives import MaskedTokens, Part, told
 from common.releases import schema_of
 
 
@@ -32,12 +32,12 @@ class Hiding:
 NOTHING_HIDDEN = Hiding()
 
 
-def hiding_of(config: Config) -> Hiding:
-    """What a run's objective hides."""
+def hiding_of(config: Config, parts: tuple[Part, ...]) -> Hiding:
+    """What is hidden for a run's parts, with the weights that they have in a round: nothing for one that is off."""
     modalities = schema_of(config).modalities if config.data_schema is not None else {}
-    asked = [part for part in config.objective.parts if isinstance(part, MaskedTokens)]
-    pieces = tuple((part.modality, num_pieces(modalities[part.modality]), part.chance) for part in asked)
-    return Hiding(pieces, told(config.objective.parts))
+    asked = [(part.modality, part.chance if part.weight else 0.0) for part in parts if isinstance(part, MaskedTokens)]
+    pieces = tuple((name, num_pieces(modalities[name]), chance) for name, chance in asked)
+    return Hiding(pieces, told(parts))
 
 
 def conceal(sample: Batch, dropout: float, hiding: Hiding, uniforms: Uniforms) -> Batch:

@@ -11,6 +11,7 @@ from client.ledger_schema import LedgerBroken
 from client.ledger_subjects import Terms
 from client.site import Site, site_data
 from common.blocks import held_blocks
+from common.curriculum import WHOLE, reads, trains
 from common.data.folder import SPLITS
 from common.models.model import first_weights
 from common.privacy.events import Charge
@@ -33,13 +34,21 @@ def load_key_of(site: Site, *, may_make: bool = False) -> Pseudonyms:
 
 
 def charges_of(site: Site, agreement: Agreement) -> tuple[Charge, ...]:
-    """The plan's charges, with the modalities that this site reads for them and the blocks that it moves."""
+    """The plan's charges, with the modalities that this site reads for them and the blocks that it moves.
+
+    Training is one charge over all rounds: it names what any stage reads or moves.
+    """
     if agreement.plan is None:
         return ()
     modalities = tuple(sorted(site.spec().modalities))
-    blocks = held_blocks(tuple(first_weights(agreement.config)), modalities)
+    stages = agreement.config.stages
+    held = held_blocks(tuple(first_weights(agreement.config)), modalities)
+    blocks = tuple(block for block in held if any(trains(stage, block) for stage in stages or (WHOLE,)))
+    read = tuple(name for name in modalities if any(reads(stage, name) for stage in stages or (WHOLE,)))
     return tuple(
-        replace(charge, modalities=modalities, blocks=blocks if charge.purpose == TRAINING else ())
+        replace(charge, modalities=read, blocks=blocks)
+        if charge.purpose == TRAINING
+        else replace(charge, modalities=modalities)
         for charge in agreement.plan.charges()
     )
 

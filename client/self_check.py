@@ -23,8 +23,10 @@ from client.policy import Refused
 from client.stages import alone
 from client.step_audit import num_canaries, observe, plan_of
 from client.train import LocalTraining, training_of
+from common.blocks import standing_still
 from common.compose import validate
 from common.config import Config
+from common.curriculum import first_rounds
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.plan import PrivacyPlan
 from common.privacy.step_audit import ALARM, CONFIDENCE, StepCertificate, largest_bound, mu_lower_bound
@@ -37,9 +39,9 @@ CERTIFICATE = "certificate.json"
 _PACKAGES = ("torch", "opacus", "numpy", "scipy", "cryptography", "dp-accounting")
 _OPTIONAL = ("torchaudio", "torchvision", "transformers", "tokenizers", "peft", "efficientnet-lite-pytorch")
 _SEES = (
-    "the model's own step against one subject at a time in double precision, and the bound on what one subject moves",
+    "the model's own step, in each stage, against one subject at a time in double precision; what one subject moves",
     "the noise of every parameter, and of one step beside the next; who is drawn; the divisor; saved and loaded blocks",
-    "that what a step hides of a record is drawn from the secret stream that its noise comes from",
+    "that what a step hides and alters of a record is drawn from the secret stream that its noise comes from",
     "on a small model of two modalities: a sensitivity, a noise or a weight beyond what is charged",
 )
 _OWN_NOISE = "that a round is the sum of its noised steps and moves all that is trained, and nothing else"
@@ -62,7 +64,7 @@ def self_check(config: Config, plan: PrivacyPlan, *, honest: int) -> StepCertifi
 
     Guarantees:
         no record: rows and weights are synthetic.
-        closed: whatever goes wrong, the run is refused; what is right is refused with a chance below 1e-8.
+        closed: whatever goes wrong, the run is refused; what is right is refused with a chance below 1e-8 a stage.
         once: the same configuration, plan and number are tried once a process.
 
     Raises:
@@ -114,23 +116,34 @@ def software() -> dict[str, str]:
 @lru_cache(maxsize=32)
 def _tried(config_json: str, plan_json: str, honest: int) -> StepCertificate:
     config, plan = validate(config_json), PrivacyPlan.from_json(plan_json)
-    training = training_of(config, plan, rows=rows_at_once(config_json))
-    if (training.steps, training.plan) != (plan.steps_per_round, plan):
-        raise trial.Broken("a round takes another plan, or another number of steps, than was agreed to")
-    # Whoever is made up needs few rows: parts of the run's own size are tried once, beside small ones.
-    tried = trial.trial_of(config, replace(training, rows=min(training.rows, FEWEST_ROWS)), honest)
-    trial.check_parts(tried, training.rows)
+    rows, found = rows_at_once(config_json), []
+    for first in first_rounds(config.stages):
+        training = training_of(config, plan, round=first, rows=rows)
+        if (training.steps, training.plan) != (plan.steps_per_round, plan):
+            raise trial.Broken("a round takes another plan, or another number of steps, than was agreed to")
+        # Whoever is made up needs few rows: parts of the run's own size are tried once, beside small ones.
+        tried = trial.trial_of(config, replace(training, rows=min(training.rows, FEWEST_ROWS)), honest)
+        with standing_still(tried.model, training.blocks):
+            trial.check_parts(tried, training.rows)
+            found.append(_try_stage(tried, training))
+    trial.check_saved(config, tried.model)
+    errors, ratios, draws = zip(*found, strict=True)
+    noise = max(ratios, key=lambda ratio: abs(ratio - 1)), sum(draws)
+    return _certificate(config, training, max(errors), noise)
+
+
+def _try_stage(tried: trial.Trial, training: LocalTraining) -> tuple[float, float, int]:
+    """Try the step of one stage: how far gradients are off, the noise measured / planned, and over how many draws."""
     gradient_error = trial.check_gradients(tried)
     trial.check_bounded(tried)
     trial.check_not_finite(tried)
     noise = trial.check_noise(tried)
     trial.check_sampling(tried, training)
     check_hiding(tried, training)
-    if plan.lattice is None:  # otherwise a site takes no step itself: it sends its part of one
+    if tried.plan.lattice is None:  # otherwise a site takes no step itself: it sends its part of one
         trial.check_round(tried)
         trial.check_moves(tried, training)
-    trial.check_saved(config, tried.model)
-    return _certificate(config, training, gradient_error, noise)
+    return gradient_error, *noise
 
 
 def _certificate(

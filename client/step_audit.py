@@ -145,7 +145,7 @@ def _small_problem(training: LocalTraining, canaries: int) -> tuple[nn.Module, B
     )
     plan = replace(plan, sampling_rate=1.0, steps_per_round=1, lattice=lattice)
     rows = 1 << (_RECORDS * canaries - 1).bit_length()
-    shown = replace(training, modality_dropout=0.0, hiding=NOTHING_HIDDEN, altering=NOTHING_ALTERED)
+    shown = replace(training, modality_dropout=0.0, hiding=NOTHING_HIDDEN, altering=NOTHING_ALTERED, reads=())
     alone = replace(shown, task=_TASK, auxiliary_weight=0.0, parts=TASK_ONLY)
     small = replace(alone, steps=1, plan=plan, rows=rows)
     return model, _rows(canaries, size=_STEEP * max(1.0, plan.clip_norm)), small

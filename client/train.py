@@ -27,7 +27,8 @@ from client.hiding import NOTHING_HIDDEN, Hiding, conceal, hiding_of
 from client.team import Sums, side_by_side
 from common.blocks import blocks_of, flatten
 from common.config import Config
-from common.data.batch import Batch, take
+from common.curriculum import stage_in
+from common.data.batch import Batch, hide, take
 from common.data.labels import is_labelled
 from common.models.loss import row_losses
 from common.objectives import TASK_ONLY, Part, in_round
@@ -51,9 +52,9 @@ class LocalTraining:
         engine: what computes per-subject gradients under a plan.
         plan: sampling, clipping, noise and divisor of every step; None: no privacy.
         parts: the objective's, with the weights of this round.
-        hiding: what else than whole modalities a step hides.
-        altering: how a step alters records before that.
+        hiding, altering: what else than whole modalities a step hides, and how it alters records before that.
         processes: of the site, that share the subjects of a step out.
+        blocks, reads: blocks that are trained, by name or family, and modalities that are read; none named: all.
     """
 
     task: str
@@ -74,6 +75,8 @@ class LocalTraining:
     hiding: Hiding = NOTHING_HIDDEN
     altering: Altering = NOTHING_ALTERED
     processes: int = 1
+    blocks: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
 
 def train_round(model: nn.Module, batch: Batch, training: LocalTraining, noise: NoiseSource) -> dict[str, np.ndarray]:
@@ -139,8 +142,11 @@ def one_process(model: nn.Module, training: LocalTraining) -> Iterator[Sums]:
 
 
 def labelled_rows(batch: Batch, training: LocalTraining) -> Batch:
-    """The rows that there is something to learn from."""
-    if any(part.kind != "task" for part in training.parts):
+    """The rows that there is something to learn from, with what is read of them and nothing else."""
+    if training.reads:
+        batch = hide(batch, training.reads)
+        batch = take(batch, torch.stack([seen.any(dim=1) for seen in batch.mask.values()]).any(dim=0))
+    if any(part.kind != "task" and part.weight for part in training.parts):
         return batch  # the other parts need no label
     return take(batch, is_labelled(batch.labels[training.task]))
 
@@ -160,7 +166,9 @@ def training_of(
     config: Config, plan: PrivacyPlan | None, *, site: str = "", round: int = 0, rows: int = 0
 ) -> LocalTraining:
     """What a site does in a round of a run, out of what it agreed to: the one place where a round gets its numbers."""
+    stage = stage_in(config.stages, round)
     modalities = config.data_schema.modalities if config.data_schema is not None else {}
+    parts = in_round(stage.weighed(config.objective.parts), round)
     return LocalTraining(
         task=config.objective.task,
         auxiliary_weight=config.objective.auxiliary_weight,
@@ -176,9 +184,11 @@ def training_of(
         plan=plan,
         rows=rows,
         engine=config.privacy.engine,
-        parts=in_round(config.objective.parts, round),
-        hiding=hiding_of(config),
-        altering=Altering(config.objective.augment, modalities),
+        parts=parts,
+        hiding=hiding_of(config, parts),
+        altering=Altering(stage.augment or config.objective.augment, modalities),
+        blocks=stage.blocks,
+        reads=stage.modalities,
     )
 
 

@@ -20,7 +20,7 @@ from client.arithmetic import synthetic_batch, synthetic_model
 from client.augment import NOTHING_ALTERED
 from client.hiding import NOTHING_HIDDEN
 from client.step_audit import fresh, nobody, own_step, plan_of
-from client.train import LocalTraining, draw_sample, train_round
+from client.train import LocalTraining, draw_sample, labelled_rows, train_round
 from common.blocks import blocks_of, flatten, load
 from common.config import Config
 from common.data.batch import Batch, masked, take
@@ -94,7 +94,7 @@ def trial_of(config: Config, training: LocalTraining, honest: int) -> Trial:
     rows = replace(whole, values=values, mask=mask, subjects=subjects)
     rows = take(rows, torch.tensor(_RECORD_OF_ROW))
     calm = replace(training, steps=1, plan=plan, modality_dropout=0.0, hiding=NOTHING_HIDDEN, altering=NOTHING_ALTERED)
-    return Trial(synthetic_model(config, spread=_SPREAD), rows, calm, plan, honest)
+    return Trial(synthetic_model(config, spread=_SPREAD), labelled_rows(rows, calm), calm, plan, honest)
 
 
 def check_parts(trial: Trial, rows: int) -> None:

@@ -6,7 +6,8 @@ modules are listed in one table; a parameter of no family is an error, not a blo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +77,23 @@ def held_blocks(blocks: Iterable[str], held_modalities: Iterable[str]) -> tuple[
 def is_named(block: str, entries: Sequence[str]) -> bool:
     """Tell whether entries name a block: itself, or the family that it stands under (`head`: head/disease)."""
     return any(block == entry or block.startswith(f"{entry.rstrip('/')}/") for entry in entries)
+
+
+@contextmanager
+def standing_still(model: nn.Module, trained: Sequence[str]) -> Iterator[None]:
+    """Train, within it, only the blocks that entries name; without entries, all. Afterwards the model is as it was."""
+    still = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if trained and parameter.requires_grad and not is_named(block_of(name), trained)
+    ]
+    for parameter in still:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in still:
+            parameter.requires_grad_(True)
 
 
 def is_personal(block: str, personal: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from common.augmentation import Augmentation
+from common.curriculum import Stage, check_stages
 from common.data.schema import PlainName, Schema
 from common.models.encoders.options import EncoderOptions
 from common.objectives import TASK_ONLY, Part, check_parts, check_setting
@@ -77,17 +78,13 @@ class ModelConfig(Section):
         {}, description="By modality, its encoder: docs/encoders.md has kinds and keys. Others get their default."
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        description="What encoders and fusion multiply in; weights, losses, clipping and sums stay.",
+        "float32", description="What encoders and fusion multiply in; weights, losses, clipping and sums stay."
     )
     recompute: bool = Field(
-        False,
-        description="Compute encoders and fusion layers again on the way back, instead of keeping what they did.",
+        False, description="Compute encoders and fusion layers again on the way back, instead of keeping what they did."
     )
     frozen: tuple[str, ...] = Field(
-        (),
-        description="Encoder blocks (names, or `encoder` for all) that are not trained: they run once a record, and"
-        " neither noise nor secure sums see them.",
+        (), description="Encoder blocks (names, or `encoder` for all) that are not trained: they run once a record."
     )
 
     @model_validator(mode="after")
@@ -241,7 +238,10 @@ class Config(Section):
         pattern=r"^[a-z0-9_]+$", description="Name of the experiment; also the run folder's parent."
     )
     seed: int = Field(0, ge=0, description="Seed of everything but privacy noise.")
-    rounds: int = Field(ge=1, le=100_000, description="Training rounds.")
+    rounds: int = Field(ge=1, le=100_000, description="Training rounds; null: as many as the stages have together.")
+    stages: tuple[Stage, ...] = Field(
+        (), description="Curriculum: what is trained on what, in turn (docs/curriculum.md)."
+    )
     data: DataConfig
     model: ModelConfig
     fusion: FusionConfig
@@ -268,12 +268,12 @@ class Config(Section):
             )
         if self.data.kind == "folders" and self.data.root is None:
             raise ValueError("data=folders needs data.root=DIR, the directory that holds one folder per site")
-        if self.model.frozen and self.model.kind != "transformer":
-            raise ValueError(f"model.frozen needs model=transformer, which has encoders, got {self.model.kind}")
+        for key, asked in (("frozen", self.model.frozen), ("encoders", self.model.encoders)):
+            if asked and self.model.kind != "transformer":
+                raise ValueError(f"model.{key} needs model=transformer, which has encoders, got {self.model.kind}")
         if (self.model.precision == "bfloat16" or self.model.recompute) and self.privacy.engine == "opacus":
             raise ValueError("model.precision=bfloat16 and model.recompute need privacy.engine=bookkeeping")
-        if self.model.encoders and self.model.kind != "transformer":
-            raise ValueError(f"model.encoders needs model=transformer, which has encoders, got {self.model.kind}")
+        check_stages(self.stages, self.rounds, self.objective.parts)
         check_setting(self.objective.parts, self.privacy.kind, self.model.kind, self.model.frozen, self.rounds)
         if self.privacy.kind == "distributed":
             self._check_distributed()

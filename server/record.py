@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from common.blocks import blocks_of, flatten, held_blocks, is_personal, modality_of
 from common.config import Config
+from common.curriculum import stage_in, trains
 from common.fairness.result import AuditResult
 from common.journal import Event
 from common.messages import Enrol
@@ -167,7 +168,8 @@ def _secagg(config: Config, num_sites: int) -> SecaggFacts:
 
 def _round(event: Event, config: Config) -> RoundRecord:
     facts = event.facts
-    summed, asked = set(facts.get("blocks") or {}), set(first_weights(config))
+    stage, summed = stage_in(config.stages, event.round), set(facts.get("blocks") or {})
+    asked = {block for block in first_weights(config) if trains(stage, block)}
     return RoundRecord(
         number=event.round,
         seconds=float(facts["seconds"]),

@@ -69,6 +69,7 @@ def _json(record: RunRecord, site: SiteRecord) -> str:
         "secure_aggregation": record.secagg,
         "not_covered": not_covered(record),
         "this_run": site.cohorts,
+        "stages": record.config.get("stages", []),
         "ledger": site.ledger,
         "left_the_site": site.out,
         "refused": site.refused,
