@@ -125,7 +125,7 @@ def run(  # noqa: PLR0913  (each is an option of the command)
     place: Where,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as for simulate.")] = None,
     *,
-    wait: Annotated[float, typer.Option(help="How many seconds to wait for institutions to be online.")] = 60.0,
+    wait: Annotated[float, typer.Option(help="How many seconds to wait for institutions to be online.")] = 120.0,
     detach: Detach = False,
     as_json: Json = False,
     debug: Debug = False,

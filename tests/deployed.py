@@ -174,7 +174,7 @@ def prepared(
     for name in names:
         approve(made, name)
     with ExitStack() as stack:
-        stack.callback(_end_all, made)
+        stack.callback(end_all, made)
         yield made
 
 
@@ -221,7 +221,8 @@ def processes_of(made: Deployment) -> list[str]:
     return found
 
 
-def _end_all(made: Deployment) -> None:
+def end_all(made: Deployment) -> None:
+    """End every command that stays."""
     for process in made.running.values():
         process.send_signal(signal.SIGTERM)
     for process in made.running.values():
