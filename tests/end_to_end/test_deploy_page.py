@@ -22,8 +22,6 @@ PAGE = ROOT / "docs" / "deploy.md"
 _BLOCK = r"^```bash (operator|site)( stays)?\n(.*?)^```$"
 _SENT = r"^\*\*Send\*\* `([^`]+)` to ([^.]*?) as `([^`]+)`"
 _STEP = re.compile(f"{_BLOCK}|{_SENT}", re.MULTILINE | re.DOTALL)
-    r"^```bash (operator|site)( stays)?\n(.*?)^```$|^\*\*Send\*\* `([^`]+)` to ([^.]*?) as `([^`]+)`", re.M | re.S
-)
 
 
 @dataclass(frozen=True)
