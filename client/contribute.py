@@ -29,7 +29,7 @@ from common.models.model import build_model
 from common.privacy.lattice import share_std
 from common.privacy.noise import NoiseSource, os_noise, test_noise
 from common.releases import from_fixed_point, schema_of, table_layout, to_fixed_point
-from common.secagg.encoding import Draw
+from common.secagg.encoding import Draw, bits_for, encode_counts, encode_weighted
 from common.seeds import numpy_generator
 
 
@@ -200,3 +200,16 @@ CONTRIBUTIONS: dict[str, Callable[[Work], Contribution]] = {
     "evaluation": _count_subjects,
     "audit": _count_subjects,
 }
+
+
+def encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[str, np.ndarray]:
+    """Integers modulo 2^32 for the masks: fixed point for real blocks, cut at the public bound; tables as they are.
+
+    What is noised already is never refused for its size: that would tell something about it.
+    """
+    bits, bound, draw = bits_for(num_sites), work.agreement.config.secagg.bound, work.rounding()
+    encoded = {
+        name: encode_weighted(vector, contribution.weight, bound=bound, bits=bits, draw=draw)
+        for name, vector in sorted(contribution.reals.items())
+    }
+    return encoded | {name: encode_counts(table) for name, table in contribution.counts.items()}

@@ -19,7 +19,7 @@ from client import mask
 from client.admission import admit, check_stage
 from client.arithmetic import make_reproducible
 from client.charging import charge, receipt_of
-from client.contribute import Contribution, Work, contribute
+from client.contribute import Contribution, Work, contribute, encode
 from client.enrolment import Agreement, agree, agreement_of, check_roster_of, num_honest, open_ledger
 from client.large_stages import LARGE_SPENT, answer_large
 from client.own_statistics import with_own_statistics
@@ -50,8 +50,8 @@ from common.messages import (
     pack,
     unpack,
 )
+from common.receipts import keep_newest
 from common.refusals import CODES
-from common.secagg.encoding import bits_for, encode_counts, encode_weighted
 from common.secagg.identity import load_identity
 from common.secagg.roster import LARGEST_COMPLETE, Roster, threshold_of
 
@@ -120,7 +120,7 @@ def _compute(work: Work, stages: Stages, *, num_sites: int) -> Reply:
     contribution = contribute(with_own_statistics(work))
     if work.agreement.config.secagg.kind == "none":
         return Plain(site.name, _with_weight(contribution), receipt_of(site, work.agreement))
-    vectors = _encode(work, contribution, num_sites=num_sites)
+    vectors = encode(work, contribution, num_sites=num_sites)
     # The whole request is bound into the session: sites that were asked for different things have no sum in common.
     where, asked = (request.run, request.round, request.purpose), request.digest()
     state, advert = mask.advertise(
@@ -221,6 +221,7 @@ def _settle(site: Site, request: Settle) -> Reply:
         with open_ledger(site, read_policy(site.policy_path)) as ledger:
             ledger.settle(request.run)
             receipt = receipt_of(site, agreement)
+    keep_newest(site.peer_receipts_path, request.receipts, Roster.from_bytes(site.roster_path.read_bytes()))
     run_folder = site.run_folder(request.run)
     # The rounds come first: where personal blocks and what belongs to the whole run are written, a round is locked.
     for folder in (*sorted(path for path in run_folder.iterdir() if path.is_dir()), run_folder):
@@ -262,19 +263,6 @@ def _with_weight(contribution: Contribution) -> dict[str, np.ndarray]:
     weight = contribution.weight
     reals = {name: np.append(vector.astype(np.float64) * weight, weight) for name, vector in contribution.reals.items()}
     return {**reals, **contribution.counts}
-
-
-def _encode(work: Work, contribution: Contribution, *, num_sites: int) -> dict[str, np.ndarray]:
-    """Integers modulo 2^32 for the masks: fixed point for real blocks, cut at the public bound; tables as they are.
-
-    What is noised already is never refused for its size: that would tell something about it.
-    """
-    bits, bound, draw = bits_for(num_sites), work.agreement.config.secagg.bound, work.rounding()
-    encoded = {
-        name: encode_weighted(vector, contribution.weight, bound=bound, bits=bits, draw=draw)
-        for name, vector in sorted(contribution.reals.items())
-    }
-    return encoded | {name: encode_counts(table) for name, table in contribution.counts.items()}
 
 
 # By stage, the secrets that nobody needs once its answer is on disk.

@@ -165,9 +165,10 @@ class Revealed:
 
 @dataclass(frozen=True)
 class Settle:
-    """Server to site: the run is over."""
+    """Server to site: the run is over. With the receipts of all, once the server has them, for each to keep."""
 
     run: str
+    receipts: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

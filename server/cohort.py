@@ -60,7 +60,17 @@ def enrol(link: Link, request: Enrol, before: Sequence[Member] = ()) -> tuple[Me
 
 
 def settle(link: Link, members: Sequence[Member], run: str) -> dict[str, bytes]:
-    """Tell the sites that the run is over, so that they refund what never ran; collect their ledgers' receipts."""
+    """Tell the sites that the run is over, so that they refund what never ran; collect their ledgers' receipts.
+
+    Then every site is given the receipts of all: a ledger that is put back later is found out by the others.
+    """
+    receipts = _settled(link, members, Settle(run))
+    if receipts:
+        _settled(link, members, Settle(run, [receipts[name] for name in sorted(receipts)]))
+    return receipts
+
+
+def _settled(link: Link, members: Sequence[Member], request: Settle) -> dict[str, bytes]:
     names = {member.node: member.institution for member in members}
-    replies = link.ask(dict.fromkeys(names, Settle(run=run)), group="settle", largest_bytes=SMALL_REPLY_BYTES)
+    replies = link.ask(dict.fromkeys(names, request), group="settle", largest_bytes=SMALL_REPLY_BYTES)
     return {names[node]: reply.receipt for node, reply in replies if isinstance(reply, Settled)}

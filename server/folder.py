@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ class RunFolder:
     def save(self, config: Config, plan: PrivacyPlan | None) -> None:
         """Write the resolved configuration (with its hash) and the plan; from then on the run can be resumed."""
         (self.path / "state" / "plan.json").write_text("null" if plan is None else plan.to_json())
-        body = yaml.safe_dump({"hash": config.hash(), "config": json.loads(config.model_dump_json())}, sort_keys=False)
+        values = json.loads(config.model_dump_json())
+        body = yaml.safe_dump({"hash": config.hash(), "seal": _seal(values), "config": values}, sort_keys=False)
         draft = self.path / ".config.yaml"
         draft.write_text(body)
         draft.replace(self.path / "config.yaml")
@@ -67,11 +69,22 @@ class RunFolder:
         if not path.exists():
             raise ConfigError(f"{self.path} is no run folder: it has no config.yaml")
         stored = yaml.safe_load(path.read_text())
-        config = validate(json.dumps(stored["config"]))
-        if config.hash() != stored["hash"]:
+        if _seal(stored["config"]) != stored.get("seal", _seal(stored["config"])):
             raise ConfigError(f"{path} was changed after the run began: its hash is another")
+        other = f"{path} was written by another release of fedmosaic, which knows other settings: go on with that one"
+        try:
+            config = validate(json.dumps(stored["config"]))
+        except ConfigError as error:
+            raise ConfigError(f"{other} ({error})") from error
+        if config.hash() != stored["hash"]:
+            raise ConfigError(other)
         text = (self.path / "state" / "plan.json").read_text()
         return config, None if text == "null" else PrivacyPlan.from_json(text)
+
+
+def _seal(config: object) -> str:
+    """Name what stands in the file, whatever a release makes of it."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def create_run_folder(config: Config, root: Path) -> RunFolder:

@@ -14,7 +14,7 @@ from common.reports.report import write_run_report
 
 
 def write_all(run_folder: Path, record: RunRecord) -> tuple[Path, ...]:
-    """Write metrics.json, model_card.md and the pages: report, privacy, budget/<site>, and after an audit fairness.
+    """Write metrics.json, model_card.md and pages: report, privacy, simulated budget/<site>, fairness after an audit.
 
     Guarantees:
         whole: each file is there whole or not at all; the record comes first, so that the pages can be written again.
@@ -26,7 +26,9 @@ def write_all(run_folder: Path, record: RunRecord) -> tuple[Path, ...]:
     written = [write_whole(run_folder / "metrics.json", record.to_json(), mode=PUBLIC)]
     written.append(write_run_report(record, run_folder / "report.html"))
     written += write_privacy_page(record, run_folder)
-    for site in record.sites:
+    for site in (
+        record.sites if record.simulated else ()
+    ):  # a deployed site's ledger is its own: `fedmosaic site budget`
         written += write_budget_page(record, site, run_folder / "budget")
     if record.audit is not None:
         written += write_fairness_page(record, record.audit, run_folder)

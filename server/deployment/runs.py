@@ -20,7 +20,6 @@ from server.deployment.advice import advice
 from server.deployment.control import nodes, register, run_status, start_run
 from server.deployment.place import Place
 from server.folder import RunFolder, create_run_folder
-from server.planning import describe, plan_of
 
 _AT_THE_SITES = "at-the-sites"  # where a site's data are is for the site alone to say
 _STATUS_SECONDS, _POLL_SECONDS = 15.0, 0.3
@@ -57,7 +56,9 @@ def begin(place: Place, overrides: Sequence[str], *, wait_seconds: float) -> Beg
     Raises:
         ConfigError: the configuration is wrong, an institution does not fit, or one is not online in time.
     """
-    config = compose((f"data.root={_AT_THE_SITES}", *overrides))
+    from server.planning import describe, plan_of  # noqa: PLC0415  (torch: only where a run is begun)
+
+    config = _composed(overrides)
     specs = [paper.description for paper in place.enrolments().values()]
     if not specs:
         raise ConfigError(f"nobody is enrolled: fedmosaic server enrol {place.path} ENROLMENT.json...")
@@ -83,6 +84,17 @@ def begin(place: Place, overrides: Sequence[str], *, wait_seconds: float) -> Beg
         shutil.rmtree(folder.path, ignore_errors=True)
         raise
     return begun
+
+
+def _composed(overrides: Sequence[str]) -> Config:
+    """The configuration; where it asks for a folder of data, each site's own is meant."""
+    try:
+        return compose(overrides)
+    except ConfigError as error:
+        try:
+            return compose((f"data.root={_AT_THE_SITES}", *overrides))
+        except ConfigError:
+            raise error from None
 
 
 def reopen(folder: RunFolder) -> Begun:

@@ -45,7 +45,7 @@ def test_help_loads_nothing_heavy_and_shows_an_example(arguments: tuple[str, ...
 
 def test_the_root_lists_the_commands_that_exist() -> None:
     text, _ = ask("--help")
-    assert {"simulate", "report", "verify", "site"} <= set(text.split())
+    assert {"simulate", "report", "verify", "site", "server"} <= set(text.split())
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:
