@@ -1,0 +1,1 @@
+"""An operator who has put another `server` in front of the real one."""
