@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from common.compose import compose
 from common.deployment.supervise import running
 from common.journal import Event
-from common.messages import Advert, Enrol, Enrolled, Refusal, Reply, Request, Task, pack, unpack
-from common.models.model import first_weights
 from common.refusals import CODES
-from server.deployment.control import register, run_status, start_run
+from server.deployment.control import run_status, start_run
 from server.deployment.programs import gate, superexec, superlink, wait_until_up
 from server.deployment.runs import Begun
-from server.folder import create_run_folder
-from server.planning import describe, plan_of
-from tests.deployed import QUICK, Deployment, approve, prepared, processes_of, set_policy
-from tests.hostile_operator.server.app import ANSWERS, SCRIPT
+from tests.deployed import Deployment, approve, prepared, processes_of, set_policy
+from tests.hostile_runs import RunConfig, planned, wait_until_online, with_plan
 from tests.toy_federation import write_toy_sites
 
 pytestmark = pytest.mark.slow
-HOSTILE = Path(__file__).resolve().parents[1] / "hostile_operator"
-SHORT = ("rounds=2",)
-RunConfig = dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +39,6 @@ def honest_app(made: Deployment) -> Iterator[Deployment]:
         yield made
 
 
-def wait_until_online(made: Deployment) -> None:
-    register(made.place)
-    made.wait_for(
-        lambda: {site["state"] for site in made.status()["sites"]} == {"online"},  # type: ignore[attr-defined]
-        why="all sites online",
-    )
-
-
-def planned(made: Deployment, *overrides: str) -> Begun:
-    """A run as the real server plans it, not handed to the SuperLink yet."""
-    config = compose(("data.root=anywhere", *QUICK, *SHORT, *overrides))
-    specs = [paper.description for paper in made.place.enrolments().values()]
-    config = describe(config, specs, where="here").resolve(config)
-    folder = create_run_folder(config, made.place.runs)
-    plan = plan_of(config, num_sites=len(specs))
-    (folder.path / "roster.bin").write_bytes(made.place.roster_path.read_bytes())
-    folder.nodes_path.write_text(made.place.nodes_path.read_text())
-    folder.save(config, plan)
-    return Begun(folder, config, plan)
-
-
 def outcome(made: Deployment, begun: Begun, run_config: RunConfig) -> Event:
     """What the real server wrote down about a run that it could not begin."""
     started = start_run(made.place, run_config, begun.folder.path / "state")
@@ -84,10 +52,6 @@ def refusals(made: Deployment, name: str) -> list[dict[str, str]]:
     """What a site wrote into its own log about refusals."""
     lines = (made.state(name) / "log.jsonl").read_text().splitlines()
     return [entry for entry in map(json.loads, lines) if entry["event"] == "refused"]
-
-
-def with_plan(config: RunConfig, **changes: object) -> RunConfig:
-    return config | {"plan": json.dumps(json.loads(config["plan"]) | changes)}
 
 
 def with_config(config: RunConfig, section: str, **changes: object) -> RunConfig:
@@ -174,84 +138,3 @@ def test_a_stranger_on_the_servers_roster_is_in_no_sum(honest_app: Deployment) -
         left = [json.loads(line) for line in (made.state(name) / "log.jsonl").read_text().splitlines()]
         mine = {entry["stage"] for entry in left if entry["event"] == "left" and entry["run"] == begun.folder.name}
         assert mine == {"Task"}, "an advert left, and nothing that could be summed"
-
-
-@pytest.fixture(scope="module")
-def hostile_app(made: Deployment) -> Iterator[Deployment]:
-    """Another program under the server's name, in the bundle that was approved."""
-    real = superexec(made.place)
-    where = {
-        "PYTHONPATH": str(HOSTILE),
-        SCRIPT: str(made.root / "script.json"),
-        ANSWERS: str(made.root / "answers.json"),
-    }
-    hostile = replace(real, environment={**real.environment, **where})
-    with running((superlink(made.place), hostile, gate(made.place))):
-        wait_until_up(made.place)
-        wait_until_online(made)
-        yield made
-
-
-def answers(made: Deployment, requests: Sequence[Request]) -> list[list[Reply]]:
-    """What all sites answer to each request, in turn."""
-    found = made.root / "answers.json"
-    found.unlink(missing_ok=True)
-    (made.root / "script.json").write_text(json.dumps([base64.b64encode(pack(one)).decode() for one in requests]))
-    start_run(made.place, {"run": "hostile", "config": "{}", "plan": "null"}, made.root / "flower")
-    made.wait_for(found.exists, why="the hostile app is done", patience=400)
-    said = json.loads(found.read_text())
-    assert all(len(each) == len(made.names) for each in said), said
-    return [[_read(body) for body in each.values()] for each in said]
-
-
-def _read(body: str) -> Reply:
-    assert not body.startswith("error"), body
-    reply = unpack(base64.b64decode(body))
-    return reply  # type: ignore[return-value]  # a site sends replies
-
-
-def test_an_approved_bundle_gives_a_hostile_server_no_more(hostile_app: Deployment) -> None:
-    begun = planned(hostile_app, "data.normalisation=none")
-    run, asked = begun.folder.name, begun.run_config
-    weights = first_weights(begun.config)
-    other = {name: value + 1 for name, value in weights.items()}
-    agreed = Enrol(run, asked["config"], asked["plan"])
-    task = Task(run, 1, "training", weights)
-    never, outside, enrolled, first, again, changed, beyond = answers(
-        hostile_app,
-        [
-            replace(task, run="never-agreed"),
-            replace(agreed, run="../../somewhere"),
-            agreed,
-            task,
-            task,
-            replace(task, weights=other),
-            replace(task, round=99),
-        ],
-    )
-    assert never == [Refusal("not-enrolled")] * 4
-    assert outside == [Refusal("malformed")] * 4
-    assert all(isinstance(reply, Enrolled) for reply in enrolled)
-    assert all(isinstance(reply, Advert) for reply in first)
-    assert again == first, "the same request, the same bytes"
-    assert changed == [Refusal("replay")] * 4
-    assert all(isinstance(reply, Refusal) for reply in beyond)
-
-
-def test_a_run_that_weakens_an_agreed_one_is_refused(hostile_app: Deployment) -> None:
-    begun = planned(hostile_app, "data.normalisation=none")
-    asked = begun.run_config
-    weaker = with_plan(asked, noise_multiplier=json.loads(asked["plan"])["noise_multiplier"] / 2)
-    longer = planned(hostile_app, "data.normalisation=none", "rounds=3").run_config
-    agreed = Enrol(begun.folder.name, asked["config"], asked["plan"])
-    first, second, third = answers(
-        hostile_app,
-        [
-            agreed,
-            replace(agreed, plan=weaker["plan"]),
-            replace(agreed, config=longer["config"], plan=longer["plan"]),
-        ],
-    )
-    assert all(isinstance(reply, Enrolled) for reply in first)
-    assert second == [Refusal("plan")] * 4
-    assert all(isinstance(reply, Refusal) for reply in third)
