@@ -142,9 +142,9 @@ class Bench:
         """Let the model write every site's texts, where captions tell any, from the modalities to keep (None: all)."""
         found = {}
         for work, batch in zip(self.works, self.batches, strict=True):
-            model = work.model()
-            load(model, weights)
             if told(work.agreement.config.objective.parts):
+                model = work.model()
+                load(model, weights)
                 found[work.site.name] = texts_of(model, batch, batch if keep is None else hide(batch, keep))
         return found
 
