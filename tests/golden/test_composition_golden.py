@@ -27,7 +27,7 @@ COARSE = 1e-3  # interval of the second accountant's grid
 # The unit.
 
 
-@pytest.mark.parametrize(("records", "figure"), [(1, 4.6), (2, 10.4), (4, 24.6)])
+@pytest.mark.parametrize(("records", "figure"), [(1, 4.6), (2, 10.4), pytest.param(4, 24.6, marks=pytest.mark.slow)])
 def test_rows_that_are_drawn_and_clipped_one_by_one_cost_a_patient_with_several_far_more(
     records: int, figure: float
 ) -> None:

@@ -167,8 +167,8 @@ def test_an_encoder_that_reads_another_kind_is_refused_by_its_key() -> None:
         ({"smell": {"kind": "bytes"}}, r"model\.encoders: the modalities are case, labs, got 'smell'"),
         ({CASE: {"kind": "bytes", "depth": 3}}, r"model\.encoders\.case\.depth: unknown key"),
         ({CASE: {"kind": "bytes", "width": 9}}, r"heads must divide width, got 2 and 9"),
-        ({CASE: {"kind": "cnn", "channels": 10}}, r"model\.encoders\.case\.cnn\.channels: .*multiple of 4"),
-        ({CASE: {"kind": "nose"}}, r"model\.encoders\.case: .*'nose'"),
+        ({CASE: {"kind": "cnn", "channels": 10}}, r"model\.encoders\.case\.channels: .*multiple of 4"),
+        ({CASE: {"kind": "nose"}}, r"model\.encoders\.case\.kind: 'nose'"),
     ],
     ids=["modality", "key", "heads", "channels", "kind"],
 )
