@@ -79,28 +79,40 @@ class GridLink:
     ) -> Iterator[tuple[int, Reply | Failure]]:
         """Send one request to each node; a node that stays silent past the timeout is a failure.
 
+        A node whose app died is asked once more: a site answers the same request with the same bytes, so that a
+        process that was killed costs nobody a round.
+
         Replies are pulled one by one: a grid gives all that it has at once, and that many vectors would be in memory.
         What comes later than the timeout is never pulled, and no later stage waits for its number.
         """
-        nodes = sorted(requests)
-        # One form for all who are asked the same: a model is not copied once for each site.
-        records = {id(request): to_records(request) for request in {id(r): r for r in requests.values()}.values()}
-        messages = [self._grid.create_message(records[id(requests[node])], "query", node, group) for node in nodes]
-        waiting = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
-        del messages, records
+        waiting, again, left = self._push(requests, group), set(requests), set(requests)
         deadline = time.monotonic() + self._timeout_seconds
         while waiting and time.monotonic() < deadline:
             arrived = False
             for name in list(waiting):
                 for message in self._grid.pull_messages([name]):
                     node = waiting.pop(message.metadata.reply_to_message_id, None)
-                    if node is not None:
-                        arrived = True
-                        yield node, _reply_of(message, largest_bytes)
+                    if node is None:
+                        continue
+                    arrived = True
+                    if message.has_error() and node in again:
+                        again.remove(node)
+                        waiting |= self._push({node: requests[node]}, group)
+                        continue
+                    left.remove(node)
+                    yield node, _reply_of(message, largest_bytes)
             if not arrived:
                 time.sleep(_POLL_SECONDS)
-        for node in waiting.values():
-            yield node, Failure("silent")
+        for node in sorted(left):
+            yield node, Failure("silent" if node in waiting.values() else "unreachable")
+
+    def _push(self, requests: Mapping[int, Request], group: str) -> dict[str, int]:
+        """Send requests; gives the nodes by the numbers of their messages, without those whom Flower does not know."""
+        nodes = sorted(requests)
+        # One form for all who are asked the same: a model is not copied once for each site.
+        records = {id(request): to_records(request) for request in {id(r): r for r in requests.values()}.values()}
+        messages = [self._grid.create_message(records[id(requests[node])], "query", node, group) for node in nodes]
+        return {name: node for name, node in zip(self._grid.push_messages(messages), nodes, strict=True) if name}
 
 
 def _reply_of(message: Message, largest_bytes: int) -> Reply | Failure:

@@ -33,13 +33,17 @@ _END_SECONDS = 40
 
 @dataclass
 class Deployment:
-    """A consortium below `root`: the operator's folder `consortium`, and a folder for each institution's machine."""
+    """A consortium below `root`: the operator's folder `consortium`, and a folder for each institution's machine.
+
+    `inside` says, by institution or `operator`, what commands are put behind so that they run at that host.
+    """
 
     root: Path
     names: tuple[str, ...]
     ports: tuple[int, int]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    inside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def place(self) -> Place:
@@ -62,8 +66,9 @@ class Deployment:
 
     def try_command(self, *arguments: str, where: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run `fedmosaic ...` to its end."""
+        host = self.inside.get("operator", ()) if arguments[0] == "server" else ()
         return subprocess.run(
-            _fedmosaic(arguments),
+            [*host, *_fedmosaic(arguments)],
             cwd=where or self.root,
             env=self._environment(),
             capture_output=True,
@@ -76,7 +81,11 @@ class Deployment:
         """Start a command that stays, under a label; what it says goes to LABEL.log."""
         with (self.root / f"{label}.log").open("ab") as log:
             process = subprocess.Popen(
-                _fedmosaic(arguments), cwd=where or self.root, env=self._environment(), stdout=log, stderr=log
+                [*self.inside.get(label, ()), *_fedmosaic(arguments)],
+                cwd=where or self.root,
+                env=self._environment(),
+                stdout=log,
+                stderr=log,
             )
         self.running[label] = process
         return process
@@ -155,16 +164,21 @@ def _fedmosaic(arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def prepared(
-    root: Path, folders: Sequence[Path], *, environment: Mapping[str, str] | None = None
+    root: Path,
+    folders: Sequence[Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+    host: tuple[str, str] = ("localhost", "127.0.0.1"),
+    inside: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Iterator[Deployment]:
     """A consortium whose papers have all changed hands, with nothing running yet; in the end nothing runs any more."""
     names = tuple(folder.name for folder in folders)
-    made = Deployment(root, names, (free_port(), free_port()), environment=environment or {})
+    made = Deployment(root, names, (free_port(), free_port()), environment=environment or {}, inside=inside or {})
     for folder in folders:
-        made.machine(folder.name).mkdir(parents=True)
+        made.machine(folder.name).mkdir(parents=True, exist_ok=True)  # a disk of its own may be there already
         shutil.copytree(folder, made.machine(folder.name) / "data")
     ports = ("--port", str(made.ports[0]), "--link-port", str(made.ports[1]))
-    made.command("server", "init", "consortium", "--host", "localhost", "--listen", "127.0.0.1", *ports)
+    made.command("server", "init", "consortium", "--host", host[0], "--listen", host[1], *ports)
     for name in names:
         where = made.machine(name)
         shutil.copy(made.place.invitation_path, where)
@@ -179,9 +193,15 @@ def prepared(
 
 
 @contextmanager
-def deployed(root: Path, folders: Sequence[Path]) -> Iterator[Deployment]:
+def deployed(
+    root: Path,
+    folders: Sequence[Path],
+    *,
+    host: tuple[str, str] = ("localhost", "127.0.0.1"),
+    inside: Mapping[str, tuple[str, ...]] | None = None,
+) -> Iterator[Deployment]:
     """A consortium in which everybody is up."""
-    with prepared(root, folders) as made:
+    with prepared(root, folders, host=host, inside=inside) as made:
         made.up()
         for name in made.names:
             made.join(name)
