@@ -178,15 +178,31 @@ def status(  # noqa: PLR0913  (each is an option of the command)
             show(lambda: status_of(where, name), watch=watch, timing=timing)
 
 
-@server.command(epilog="Example: fedmosaic server finish consortium")
-def finish(place: Where, name: Run = None, *, as_json: Json = False, debug: Debug = False) -> None:
-    """Write a finished run's model, model card, report and audit; keep the institutions' receipts for the next run."""
+@server.command(
+    epilog="Example: fedmosaic server finish consortium --gate 'auroc>=0.7' --gate 'equal_opportunity<=0.2'"
+)
+def finish(
+    place: Where,
+    name: Run = None,
+    *,
+    gates: Annotated[
+        list[str] | None,
+        typer.Option("--gate", help="METRIC>=LIMIT of the evaluation, METRIC<=LIMIT of the audit's gaps; repeatable."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a finished run's model, model card, report and audit; keep the institutions' receipts for the next run.
+
+    Exit code: 1 where a gate is not passed by the cautious end of the released figure's interval.
+    """
     with errors(debug=debug):
         from server.deployment import runs  # noqa: PLC0415
+        from server.deployment.gates import read_gates  # noqa: PLC0415
         from server.deployment.place import Place  # noqa: PLC0415
 
         where = Place(place.resolve())
-        _say_files(runs.finish(where, runs.newest(where, name)), as_json=as_json)
+        _say_files(runs.finish(where, runs.newest(where, name), read_gates(gates or ())), as_json=as_json)
 
 
 def _to_the_end(place: Place, begun: Begun, *, detach: bool, as_json: bool) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.compose import ConfigError, compose
@@ -18,6 +18,7 @@ from common.receipts import keep_newest, read_receipts
 from common.secagg.roster import Roster
 from server.deployment.advice import advice
 from server.deployment.control import nodes, register, run_status, start_run
+from server.deployment.gates import Gate, judge
 from server.deployment.place import Place
 from server.folder import RunFolder, create_run_folder
 
@@ -138,6 +139,10 @@ class RunStopped(RuntimeError):
     """A run ended early; the sentence says why, as far as it is known, and how to go on."""
 
 
+class GateClosed(RuntimeError):
+    """A model has not shown what its operator asks for."""
+
+
 class RunWasRefused(RunStopped):
     """Institutions refused the run."""
 
@@ -158,11 +163,14 @@ def _why_stopped(folder: RunFolder, place: Place) -> RunStopped:
     return kind(f"run {folder.name} stopped: {why}; go on with: fedmosaic server resume {place.path}")
 
 
-def finish(place: Place, folder: RunFolder) -> tuple[Path, ...]:
+def finish(place: Place, folder: RunFolder, gates: Sequence[Gate] = ()) -> tuple[Path, ...]:
     """Write a finished run's model, pages and model card, and keep the institutions' receipts for the next run.
+
+    With gates, `gates.json` says which of them the released figures pass.
 
     Raises:
         ConfigError: the run has not ended.
+        GateClosed: a gate is not passed; everything is written all the same.
     """
     from common.reports.write import write_all  # noqa: PLC0415  (matplotlib)
     from server.record import Finished, assemble, write_model  # noqa: PLC0415  (torch)
@@ -176,7 +184,17 @@ def finish(place: Place, folder: RunFolder) -> tuple[Path, ...]:
     finished = Finished(folder, config, plan, len(roster.entries))
     write_model(finished)
     seconds = ended[-1].time - min(event.time for event in folder.journal.events())
-    return (folder.path / "model.safetensors", *write_all(folder.path, assemble(finished, seconds=seconds)))
+    record = assemble(finished, seconds=seconds)
+    written = (folder.path / "model.safetensors", *write_all(folder.path, record))
+    if not gates:
+        return written
+    verdicts = judge(record, gates)
+    body = json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
+    path = write_whole(folder.path / "gates.json", body, mode=PUBLIC)
+    closed = [f"{one.gate} ({one.where}: {one.figure})" for one in verdicts if not one.passed]
+    if closed:
+        raise GateClosed(f"run {folder.name} does not pass {', '.join(closed)}; see {path}")
+    return (*written, path)
 
 
 def newest(place: Place, name: str | None = None) -> RunFolder:
