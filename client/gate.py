@@ -68,10 +68,10 @@ def answer(site: Site, read: Read) -> Reply:
             raise Refused("malformed", f"{type(request).__name__} is no request")
         return handler(site, request)
     except (Refused, mask.ProtocolError) as refusal:
-        site.log("refused", code=refusal.code, reason=str(refusal))
+        site.try_log("refused", code=refusal.code, reason=str(refusal))
         return Refusal(refusal.code if refusal.code in CODES else "failed")  # whatever an error was given for a code
     except Exception:
-        site.log("failed", trace=traceback.format_exc())
+        site.try_log("failed", trace=traceback.format_exc())
         return Refusal("failed")
 
 
@@ -111,7 +111,7 @@ def _contribute(site: Site, agreement: Agreement, stages: Stages, request: Task)
         work = Work(site, agreement, request, num_honest(agreement.config, roster), noise_key)
         return _compute(work, stages, num_sites=len(roster.entries))
     except Exception:
-        site.log("failed", trace=traceback.format_exc())
+        site.try_log("failed", trace=traceback.format_exc())
         return Refusal("failed")
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -107,6 +108,11 @@ class Site:
             os.write(handle, f"{line}\n".encode())
         finally:
             os.close(handle)
+
+    def try_log(self, event: str, **facts: str | int | float) -> None:
+        """The same for what is refused: on a full disk too, a server gets its fixed code and no error's text."""
+        with suppress(OSError):
+            self.log(event, **facts)
 
     def logged(self, event: str) -> tuple[dict[str, str | int | float], ...]:
         """The log's lines of one kind, oldest first."""

@@ -174,17 +174,9 @@ def prepared(
     """A consortium whose papers have all changed hands, with nothing running yet; in the end nothing runs any more."""
     names = tuple(folder.name for folder in folders)
     made = Deployment(root, names, (free_port(), free_port()), environment=environment or {}, inside=inside or {})
-    for folder in folders:
-        made.machine(folder.name).mkdir(parents=True, exist_ok=True)  # a disk of its own may be there already
-        shutil.copytree(folder, made.machine(folder.name) / "data")
     ports = ("--port", str(made.ports[0]), "--link-port", str(made.ports[1]))
     made.command("server", "init", "consortium", "--host", host[0], "--listen", host[1], *ports)
-    for name in names:
-        where = made.machine(name)
-        shutil.copy(made.place.invitation_path, where)
-        budget = ("--lifetime-epsilon", "100", "--lifetime-delta", "1e-3")
-        made.command("site", "init", "state", "--data", "data", "--invitation", "invitation.json", *budget, where=where)
-    made.command("server", "enrol", "consortium", *(str(made.state(name) / "enrolment.json") for name in names))
+    made.command("server", "enrol", "consortium", *(str(introduce(made, folder)) for folder in folders))
     for name in names:
         approve(made, name)
     with ExitStack() as stack:
@@ -206,6 +198,17 @@ def deployed(
         for name in made.names:
             made.join(name)
         yield made
+
+
+def introduce(made: Deployment, folder: Path) -> Path:
+    """Make an institution's machine, with this data folder, its keys, and the enrolment that it sends."""
+    where = made.machine(folder.name)
+    where.mkdir(parents=True, exist_ok=True)  # a disk of its own may be there already
+    shutil.copytree(folder, where / "data")
+    shutil.copy(made.place.invitation_path, where)
+    budget = ("--lifetime-epsilon", "100", "--lifetime-delta", "1e-3")
+    made.command("site", "init", "state", "--data", "data", "--invitation", "invitation.json", *budget, where=where)
+    return made.state(folder.name) / "enrolment.json"
 
 
 def approve(made: Deployment, name: str) -> None:

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -72,8 +73,9 @@ class Keeper(logging.Handler):
         elif isinstance(status, int):
             self._polls = Polls(request, status, now, self._polls.heartbeat_at)
         draft = self._path.with_suffix(".new")
-        draft.write_text(json.dumps(asdict(self._polls)))
-        draft.replace(self._path)
+        with suppress(OSError):  # a disk that is full for a while must not end the SuperNode
+            draft.write_text(json.dumps(asdict(self._polls)))
+            draft.replace(self._path)
 
 
 def main(arguments: list[str]) -> None:

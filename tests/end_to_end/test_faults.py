@@ -23,7 +23,7 @@ from server.deployment.runs import newest
 from server.folder import RunFolder
 from server.state import ServerState
 from simulations.run import Prepared
-from tests.deployed import QUICK, Deployment, deployed, processes_of
+from tests.deployed import QUICK, Deployment, approve, deployed, introduce, processes_of
 from tests.faults import HOSTS, WEEKS, Fault
 from tests.federation_run import same_weights, silent, state_of
 from tests.namespaces import ADDRESS, Network, NotHere, network
@@ -33,7 +33,8 @@ from tests.toy_federation import write_toy_sites
 pytestmark = pytest.mark.slow
 
 ASKED = os.environ.get("FEDMOSAIC_FAULTS", "short")
-CHOSEN = [*WEEKS, *HOSTS] if ASKED == "all" else ASKED.split(",")
+NEWCOMER = "newcomer"
+CHOSEN = [*WEEKS, *HOSTS, NEWCOMER] if ASKED == "all" else ASKED.split(",")
 CLOCKS = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 DISK_MEGABYTES = 100
 SHORT = ("privacy.sampling_rate=0.5", "audit.attributes=[]")
@@ -104,6 +105,31 @@ def test_a_run_lives_through_a_bad_week_of_networks_disks_and_clocks(
         pytest.skip(f"NOT TESTED: clocks that jump: {CLOCKS} is not here (Debian: apt install faketime)")
     live_through(HOSTS[week], hosts, network_of)
     judge(hosts, newest(hosts.place), sites[0].parent, tmp_path)
+
+
+@pytest.mark.skipif(NEWCOMER not in CHOSEN, reason="FEDMOSAIC_FAULTS does not ask for it")
+def test_who_enrols_while_a_run_goes_on_takes_part_in_the_next_one(
+    consortium: Deployment, sites: Sequence[Path], tmp_path: Path
+) -> None:
+    made = consortium
+    *_, new = write_toy_sites(tmp_path / "data", sites=len(sites) + 1)
+    folder = made.run(*SHORT, "rounds=1", detach=True)
+    made.wait_for(lambda: Scene(made, folder, 1).is_at_work("site-1"), patience=_PATIENCE_SECONDS)
+    made.command("server", "enrol", "consortium", str(introduce(made, new)))
+    until(made, folder, lambda: made.has_ended(folder))
+    made.command("server", "finish", "consortium")
+    judge(made, folder, sites[0].parent, tmp_path / "four")
+    made.names = (*made.names, new.name)
+    for name in made.names:
+        approve(made, name)
+    made.join(new.name)
+    made.run(*SHORT, "rounds=1")
+    judge(made, newest(made.place), new.parent, tmp_path / "five")
+    assert [made.has_ended(run) and len(sites_of(run)) for run in (folder, newest(made.place))] == [4, 5]
+
+
+def sites_of(folder: RunFolder) -> list[str]:
+    return list(folder.journal.events("round")[0].facts["sites"])
 
 
 def live_through(week: Sequence[Fault], made: Deployment, network: Network | None) -> None:

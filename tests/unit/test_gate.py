@@ -202,3 +202,16 @@ def test_the_agreed_run_and_nothing_else_decides_whether_keys_are_post_quantum(t
         reply = _say(prepared.sites[0], _task(prepared))
         assert isinstance(reply, Advert)
         assert reply.advert[:1] == version
+
+
+def test_a_refusal_is_a_fixed_code_even_where_the_log_cannot_be_written(prepared: Prepared) -> None:
+    site = prepared.sites[0]
+    log = site.state / "log.jsonl"
+    log.unlink(missing_ok=True)
+    log.mkdir()  # as little to be written as on a full disk
+    assert answer(site, unreadable) == Refusal("malformed")
+    assert answer(site, lambda: 1 / 0) == Refusal("failed")  # type: ignore[arg-type,return-value]
+
+
+def unreadable() -> Request:
+    raise ValueError("no request")

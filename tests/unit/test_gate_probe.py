@@ -208,6 +208,13 @@ def test_polls_are_read_from_what_httpx_logs(good: Certificates, tmp_path: Path)
     assert polls.heartbeat_at >= polls.at > 0
 
 
+def test_polls_that_cannot_be_written_end_no_supernode(tmp_path: Path) -> None:
+    request = ("POST", "https://gate/v1/fleet/pull-messages", "HTTP/1.1", 200)
+    record = logging.LogRecord("httpx", logging.INFO, "", 0, "%s %s %s %s", request, None)
+    Keeper(tmp_path / "gone" / "polls.json").handle(record)  # as little to be written as on a full disk
+    assert read_polls(tmp_path / "gone" / "polls.json") == Polls()
+
+
 def test_polls_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     assert read_polls(tmp_path / "polls.json") == Polls()
     for body in ("[", "[]", "{}", json.dumps({"request": "x", "other": 1})):
