@@ -21,12 +21,7 @@ class FaultyGate:
     refused: int = 0
 
 
-@contextmanager
-def faulty_gate(operator: Path, upstream: str) -> Iterator[FaultyGate]:
-    """Listen on loopback, with the operator's own certificate, and pass everything on."""
-    gate, port = FaultyGate(), int(upstream.rpartition(":")[2])
-    trust = ssl.create_default_context(cafile=operator / "authority.pem")
-
+def _handler(gate: FaultyGate, port: int, trust: ssl.SSLContext) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -56,7 +51,15 @@ def faulty_gate(operator: Path, upstream: str) -> Iterator[FaultyGate]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    return Handler
+
+
+@contextmanager
+def faulty_gate(operator: Path, upstream: str) -> Iterator[FaultyGate]:
+    """Listen on loopback, with the operator's own certificate, and pass everything on."""
+    gate, port = FaultyGate(), int(upstream.rpartition(":")[2])
+    trust = ssl.create_default_context(cafile=operator / "authority.pem")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(gate, port, trust))
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(operator / "server.pem", operator / "server.key")
