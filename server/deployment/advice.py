@@ -6,7 +6,7 @@ import re
 
 _ADVICE = {
     "silent": "A site gave no answer in time: is its side running (fedmosaic site status STATE)?",
-    "unreachable": "A site's app could not be started, or its node is gone: its log is work/superexec.log there.",
+    "unreachable": "A site's app could not be started, or its node is gone: its logs are STATE/flower/*.log there.",
     "bundle": "A site has not approved this bundle or its own code changed: fedmosaic site approve STATE.",
     "roster": "A site has approved another roster: send it roster.bin again.",
     "peer": "A site's policy allows only certain institutions beside it (allowed_peers).",
