@@ -108,7 +108,10 @@ def standing(polls: Polls, found: Probe, now: float) -> str:
     if found.trouble:
         return f"not connected: {found.trouble}"
     if polls.status in _UNKNOWN:
-        return "not connected: the operator does not know this site's key: send enrolment.json for `server enrol`"
+        return (
+            "not connected: the operator does not know this site's key (send enrolment.json for `server enrol`), or"
+            " still waits, for a minute, for the SuperNode before this one"
+        )
     if polls.status not in {0, _FINE}:
         return f"not connected: the operator's server answers {polls.request} with {polls.status}; see the node's log"
     return "connecting"
