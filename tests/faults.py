@@ -42,7 +42,7 @@ def _answered(name: str, stage: str) -> Callable[[Scene], bool]:
 
 
 def _between_rounds(scene: Scene) -> bool:
-    return scene.ended() >= scene.round
+    return scene.ended() >= scene.round - 1
 
 
 def _normalised(scene: Scene) -> bool:
