@@ -34,7 +34,7 @@ class Fault:
 
 
 def _asked(name: str) -> Callable[[Scene], bool]:
-    return lambda scene: scene.is_at_work(name)
+    return lambda scene: scene.has_begun(name)
 
 
 def _answered(name: str, stage: str) -> Callable[[Scene], bool]:

@@ -123,7 +123,7 @@ def test_who_enrols_while_a_run_goes_on_takes_part_in_the_next_one(
     made = consortium
     *_, new = write_toy_sites(tmp_path / "data", sites=len(sites) + 1)
     folder = made.run(*SHORT, "rounds=1", detach=True)
-    made.wait_for(lambda: Scene(made, folder, 1).is_at_work("site-1"), patience=_PATIENCE_SECONDS)
+    made.wait_for(lambda: Scene(made, folder, 1).has_begun("site-1"), patience=_PATIENCE_SECONDS)
     made.command("server", "enrol", "consortium", str(introduce(made, new)))
     until(made, folder, lambda: made.has_ended(folder))
     made.command("server", "finish", "consortium")
