@@ -173,6 +173,7 @@ def prepared(
 ) -> Iterator[Deployment]:
     """A consortium whose papers have all changed hands, with nothing running yet; in the end nothing runs any more."""
     names = tuple(folder.name for folder in folders)
+    root.mkdir(parents=True, exist_ok=True)
     made = Deployment(root, names, (free_port(), free_port()), environment=environment or {}, inside=inside or {})
     ports = ("--port", str(made.ports[0]), "--link-port", str(made.ports[1]))
     made.command("server", "init", "consortium", "--host", host[0], "--listen", host[1], *ports)

@@ -34,7 +34,7 @@ class Fault:
 
 
 def _asked(name: str) -> Callable[[Scene], bool]:
-    return lambda scene: scene.is_at_work(name)
+    return lambda scene: scene.has_begun(name)
 
 
 def _answered(name: str, stage: str) -> Callable[[Scene], bool]:
@@ -42,7 +42,7 @@ def _answered(name: str, stage: str) -> Callable[[Scene], bool]:
 
 
 def _between_rounds(scene: Scene) -> bool:
-    return scene.ended() >= scene.round
+    return scene.ended() >= scene.round - 1
 
 
 def _normalised(scene: Scene) -> bool:
@@ -218,8 +218,8 @@ CLOCK_BEHIND = Fault("a site's clock an hour behind", _answered(_B, "Task"), _cl
 # A week is one run: its faults strike one after another, one in each round. The first is the one that CI lives through.
 # Those of HOSTS need hosts of their own: namespaces, small disks, clocks that can be set.
 WEEKS: dict[str, tuple[Fault, ...]] = {
-    "short": (SUPERLINK, TASK_BEGUN, SERVERAPP_SUM, GATE),
-    "operator": (SERVERAPP_TABLE, SERVERAPP_BETWEEN, SUPEREXEC, UP),
+    "short": (SUPERLINK, TASK_BEGUN, SERVERAPP_SUM),
+    "operator": (SERVERAPP_TABLE, SERVERAPP_BETWEEN, SUPEREXEC, GATE, UP),
     "site": (SUPERNODE, SITE_SUPEREXEC, WARM, TASK_MASKING, JOIN),
     "pace": (SLOW, AWAY, EXPIRED),
 }

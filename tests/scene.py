@@ -33,10 +33,9 @@ class Scene:
         lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
         return any(wanted.items() <= line.items() for line in lines)
 
-    def is_at_work(self, name: str) -> bool:
-        """Whether a site works on the first request of this round, and has not answered."""
-        place = self.made.state(name) / "runs" / self.folder.name / f"{self.round:06d}-training"
-        return place.exists() and not (place / "Task.entry").exists()
+    def has_begun(self, name: str) -> bool:
+        """Whether a site has begun to work on this round."""
+        return (self.made.state(name) / "runs" / self.folder.name / f"{self.round:06d}-training").exists()
 
     def ended(self) -> int:
         """How many rounds have ended."""

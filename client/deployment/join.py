@@ -108,19 +108,26 @@ def standing(polls: Polls, found: Probe, now: float) -> str:
     if found.trouble:
         return f"not connected: {found.trouble}"
     if polls.status in _UNKNOWN:
-        return "not connected: the operator does not know this site's key: send enrolment.json for `server enrol`"
+        return (
+            "not connected: the operator does not know this site's key (send enrolment.json for `server enrol`), or"
+            " still waits, for a minute, for the SuperNode before this one"
+        )
     if polls.status not in {0, _FINE}:
         return f"not connected: the operator's server answers {polls.request} with {polls.status}; see the node's log"
     return "connecting"
 
 
 def is_stuck(polls: Polls, reachable_for: float, now: float) -> bool:
-    """Tell whether a SuperNode that can reach the gate, for so many seconds, has long not polled.
+    """Tell whether a SuperNode that can reach the gate, for so many seconds, has long not polled or sent no heartbeat.
+
+    Flower's heartbeats end for good where the server answers one with an error, on a full disk for example: polls go on
+    then, and the server counts the site as gone.
 
     Where the gate is away it waits, and must not be ended: it may hold an answer. What this cannot see: an answer of
     the site's own that takes for ever, since no poll is due meanwhile. Flower gives such a task up by itself.
     """
-    return min(reachable_for, polls.silent_for(now)) > _STALE_SECONDS
+    silent = max(polls.silent_for(now), now - polls.heartbeat_at)
+    return min(reachable_for, silent) > _STALE_SECONDS
 
 
 def _programs(place: Place, address: str, watch: _Watch) -> list[Program]:

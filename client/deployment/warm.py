@@ -120,7 +120,7 @@ def _child(
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        die_with_parent(parent)
+        die_with_parent(parent, signal.SIGKILL)
         worker.selector.close()
         for other in (worker.listener, link, *worker.children.values()):
             other.close()
@@ -140,12 +140,15 @@ def _child(
 
 
 def _stop(worker: _Worker, pid: int, link: socket.socket) -> None:
-    """Whoever waits for a child asks for its end, or has gone: the child is asked to end."""
+    """Whoever waits for a child asks for its end, or has gone: the child is ended."""
     try:
         asked = link.recv(1)
     except OSError:
         asked = b""
-    os.kill(pid, signal.SIGTERM)  # it has not been waited for, so the number is still its own
+    # Never politely: Flower's app would report its task as stopped, and nobody would hear that no answer comes. Where
+    # the task just falls silent, Flower says so within a minute, and the server asks again. (The number is its own
+    # still, since it has not been waited for.)
+    os.kill(pid, signal.SIGKILL)
     if asked != STOP:
         worker.selector.unregister(link)
 

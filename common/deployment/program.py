@@ -17,10 +17,10 @@ _PR_SET_PDEATHSIG = 1
 _FAILED = 70
 
 
-def die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
     """Ask the kernel to end this process when the one that started it does, however that ends (Linux; prctl(2))."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # it ended before we asked
         sys.exit(_FAILED)
 

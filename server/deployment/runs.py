@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from server.folder import RunFolder, create_run_folder
 
 _AT_THE_SITES = "at-the-sites"  # where a site's data are is for the site alone to say
 _STATUS_SECONDS, _POLL_SECONDS = 15.0, 0.3
+_BACK_SECONDS, _AGAIN_SECONDS = 90.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,9 @@ def reopen(folder: RunFolder) -> Begun:
 def resume(place: Place, begun: Begun) -> None:
     """Start a run again from its state: the sites answer what they have answered with the same bytes.
 
+    What stopped the run may have thrown institutions off: they get a while to come back, since a round with too few of
+    them is lost. Who is away for longer is left out, as from any round.
+
     Raises:
         ConfigError: it has ended, or is still running.
     """
@@ -115,6 +119,9 @@ def resume(place: Place, begun: Begun) -> None:
     if begun.numbers and not run_status(place, begun.numbers[-1]).is_over:
         raise ConfigError(f"run {begun.folder.name} is still running: fedmosaic server status {place.path}")
     register(place)
+    known, deadline = json.loads(begun.folder.nodes_path.read_text()), time.monotonic() + _BACK_SECONDS
+    while _away(place, known) and time.monotonic() < deadline:
+        time.sleep(_AGAIN_SECONDS)
     _start(place, begun)
 
 
@@ -219,16 +226,17 @@ def _start(place: Place, begun: Begun) -> None:
 def _all_online(place: Place, wait_seconds: float) -> dict[str, str]:
     """Register all who are enrolled and wait until each of them is there; returns node ids by institution."""
     known, deadline = register(place), time.monotonic() + wait_seconds
-    while True:
-        online = nodes(place)
-        away = [name for name, node in known.items() if online.get(node) != "online"]
-        if not away:
-            return known
+    while away := _away(place, known):
         if time.monotonic() > deadline:
-            raise ConfigError(
-                f"not online: {', '.join(sorted(away))}; each starts its side with: fedmosaic site join STATE"
-            )
-        time.sleep(1.0)
+            raise ConfigError(f"not online: {', '.join(away)}; each starts its side with: fedmosaic site join STATE")
+        time.sleep(_AGAIN_SECONDS)
+    return known
+
+
+def _away(place: Place, known: Mapping[str, str]) -> list[str]:
+    """The institutions whose node is not online, sorted."""
+    online = nodes(place)
+    return sorted(name for name, node in known.items() if online.get(node) != "online")
 
 
 def _bodies(path: Path) -> list[bytes]:

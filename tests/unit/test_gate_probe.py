@@ -234,6 +234,7 @@ def test_a_node_is_silent_since_its_last_poll_unless_it_waits_for_the_site() -> 
         ("pull-messages", 200, 1, 200, True),
         ("pull-messages", 200, 1, 10, False),  # the gate has only just come back
         ("pull-messages", 10, 1, 200, False),
+        ("pull-messages", 1, 200, 200, True),  # its heartbeats have ended: to the server it is gone
         ("confirm-message-received", 200, 1, 200, False),  # at work
         ("confirm-message-received", 200, 200, 200, True),
     ],

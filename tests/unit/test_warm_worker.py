@@ -136,7 +136,7 @@ def test_a_child_ends_with_whoever_waits_for_it(worker: Worker, number: signal.S
     asked = worker.ask("sleep", f"left-{number.name}")
     pid = worker.said(f"left-{number.name}")["pid"]
     asked.send_signal(number)
-    assert asked.wait(30) == (128 + signal.SIGTERM if number == signal.SIGTERM else -number)
+    assert asked.wait(30) == (128 + signal.SIGKILL if number == signal.SIGTERM else -number)
     wait_until(lambda: is_gone(pid))
 
 
