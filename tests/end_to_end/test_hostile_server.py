@@ -50,7 +50,8 @@ def outcome(made: Deployment, begun: Begun, run_config: RunConfig) -> Event:
 
 def refusals(made: Deployment, name: str) -> list[dict[str, str]]:
     """What a site wrote into its own log about refusals."""
-    lines = (made.state(name) / "log.jsonl").read_text().splitlines()
+    path = made.state(name) / "log.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
     return [entry for entry in map(json.loads, lines) if entry["event"] == "refused"]
 
 
