@@ -19,6 +19,7 @@ from server.deployment.place import Place
 from server.deployment.runs import newest
 from server.folder import RunFolder
 from server.state import ServerState, load_state
+from tests.debian import install
 from tests.operator_stack import free_port
 
 # Fewer and smaller than a default run, and what a deployment of four toy sites needs.
@@ -162,6 +163,12 @@ def _fedmosaic(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "simulations.cli", *arguments]
 
 
+def have_nginx() -> None:
+    """Install the gate's nginx where it is missing; nothing of ours uses the service that Debian may start of it."""
+    if shutil.which("nginx", path="/usr/sbin:/usr/bin") is None:
+        install("nginx-light")
+
+
 @contextmanager
 def prepared(
     root: Path,
@@ -174,6 +181,7 @@ def prepared(
     """A consortium whose papers have all changed hands, with nothing running yet; in the end nothing runs any more."""
     names = tuple(folder.name for folder in folders)
     root.mkdir(parents=True, exist_ok=True)
+    have_nginx()
     made = Deployment(root, names, (free_port(), free_port()), environment=environment or {}, inside=inside or {})
     ports = ("--port", str(made.ports[0]), "--link-port", str(made.ports[1]))
     made.command("server", "init", "consortium", "--host", host[0], "--listen", host[1], *ports)

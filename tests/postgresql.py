@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.debian import install
+
 _HOME = Path("/usr/lib/postgresql")
 _USER = "postgres"
 _WAIT_SECONDS = 60
@@ -65,9 +67,7 @@ def _binaries() -> Path | None:
 
 
 def _install() -> Path:
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "postgresql"]):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(command, check=True, capture_output=True, env=environment)
+    install("postgresql")
     found = _binaries()
     if found is None:
         raise FileNotFoundError("PostgreSQL was installed, and its initdb is not below /usr/lib/postgresql")

@@ -15,7 +15,7 @@ import pytest
 from common.compose import compose
 from simulations.datasets.heart import write_heart
 from tests.architecture.tree import ROOT
-from tests.deployed import Deployment, end_all, processes_of
+from tests.deployed import Deployment, end_all, have_nginx, processes_of
 from tests.operator_stack import free_port
 
 PAGE = ROOT / "docs" / "deploy.md"
@@ -51,6 +51,7 @@ def test_the_page_has_all_steps() -> None:
 
 @pytest.mark.slow
 def test_the_page_leads_from_empty_machines_to_a_finished_run(tmp_path: Path) -> None:
+    have_nginx()
     folders = write_heart(compose(["experiment=heart"]).data, tmp_path / "hospitals")
     made = Deployment(tmp_path / "deployed", tuple(folder.name for folder in folders), (free_port(), free_port()))
     for folder in folders:
