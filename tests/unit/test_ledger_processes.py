@@ -165,7 +165,12 @@ with bench.open() as ledger:
         assert writer.stdout.readline() == "ready\n"
         time.sleep(seconds)
         os.kill(writer.pid, signal.SIGKILL)
-        answered = len(writer.communicate(timeout=60)[0])
+        # Not `communicate`: it passes over what came with the first line, where this process was slow to read it.
+        answered = len(writer.stdout.read())
+        writer.wait(timeout=60)
+        assert writer.stderr is not None
+        writer.stderr.close()
+        writer.stdout.close()
         with bench.open() as ledger:
             ledger.verify()
             entries = ledger.spent().entries
