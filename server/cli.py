@@ -142,7 +142,7 @@ def run(  # noqa: PLR0913  (each is an option of the command)
 
 @server.command(epilog="Example: fedmosaic server resume consortium")
 def resume(
-    place: Where, name: Run = None, *, detach: bool = False, as_json: Json = False, debug: Debug = False
+    place: Where, name: Run = None, *, detach: Detach = False, as_json: Json = False, debug: Debug = False
 ) -> None:
     """Go on with a run that was interrupted, from its state; no ledger is charged twice."""
     with errors(debug=debug):

@@ -1,4 +1,4 @@
-"""What an operator asks of the SuperLink, by Flower's own command: who is there, which runs; begin one, stop one."""
+"""What an operator asks of the SuperLink, by Flower's own command: who is there, which runs; begin one."""
 
 from __future__ import annotations
 
@@ -73,11 +73,6 @@ def run_status(place: Place, number: str) -> FlowerRun:
     """Ask how a run is."""
     runs: list[dict[str, object]] = _flwr(place, "ls", "here", "--run-id", number)["runs"]
     return FlowerRun(number, str(runs[0]["status"]) if runs else "unknown")
-
-
-def stop_run(place: Place, number: str) -> None:
-    """Stop a run."""
-    _flwr(place, "stop", number, "here")
 
 
 def write_connection(place: Place) -> None:

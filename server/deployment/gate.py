@@ -13,7 +13,8 @@ from server.deployment.place import Place
 _TEMPLATE = """\
 # Written by `fedmosaic server init`; changes are kept until it is written anew.
 daemon off;
-{alone}pid {work}/nginx.pid;
+master_process off; # one process: a master that is killed leaves its workers behind
+pid {work}/nginx.pid;
 error_log {work}/errors.log notice;
 worker_processes 1;
 events {{ worker_connections 1024; }}
@@ -56,8 +57,6 @@ def write_gate(place: Place) -> Path:
     path = place.path / "gate.conf"
     path.write_text(
         _TEMPLATE.format(
-            # One process, where it is ours to end: a master that is killed leaves its workers behind.
-            alone="master_process off;\n",
             work=work,
             listen=consortium.listen,
             port=consortium.port,

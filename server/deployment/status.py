@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from server.deployment.advice import advice
 from server.deployment.certificates import days_left
 from server.deployment.control import LinkUnreachable, nodes, run_status
 from server.deployment.place import Place
-from server.deployment.runs import newest, reopen, stopped
+from server.deployment.runs import Begun, newest, reopen, stopped
 from server.folder import RunFolder
 
 _RENEW_DAYS = 30.0
@@ -107,8 +108,6 @@ def status_of(place: Place, name: str | None = None) -> Status:
 
 
 def _known(place: Place) -> dict[str, str]:
-    import json  # noqa: PLC0415
-
     known = json.loads(place.nodes_path.read_text()) if place.nodes_path.exists() else {}
     return {name: str(known.get(name, "")) for name in place.enrolments()}
 
@@ -122,7 +121,7 @@ def _run(place: Place, folder: RunFolder, *, link: str) -> RunStatus:
     return RunStatus(
         name=folder.name,
         folder=str(folder.path),
-        state=_state(place, folder, link=link),
+        state=_state(place, begun, link=link),
         rounds=rounds,
         rounds_planned=begun.config.rounds,
         released=released,
@@ -131,13 +130,13 @@ def _run(place: Place, folder: RunFolder, *, link: str) -> RunStatus:
     )
 
 
-def _state(place: Place, folder: RunFolder, *, link: str) -> str:
+def _state(place: Place, begun: Begun, *, link: str) -> str:
+    folder = begun.folder
     if folder.journal.events("ended"):
         return "ended"
     if stopped(folder) is not None:
         return "stopped"
-    numbers = reopen(folder).numbers
-    if link == "up" and numbers and run_status(place, numbers[-1]).is_over:
+    if link == "up" and begun.numbers and run_status(place, begun.numbers[-1]).is_over:
         return "stopped"
     if link == "down":
         return "waiting for the SuperLink"
